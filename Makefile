@@ -1,0 +1,36 @@
+# Two commands matter on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TORCH = torch==2.13.0
+
+.PHONY: demo test check format lint types layers bench clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --upgrade pip
+	@$(BIN)/python -m pip install -q $(TORCH)  # first and by itself: what depends on torch must find the build this machine has
+	@$(BIN)/python -m pip install -q -e '.[llm,bnb,test,bench]'
+	@touch $@
+
+test: $(VENV)/.installed  ## install and run the tests
+	@$(BIN)/python -m pytest
+
+check: format lint types layers test  ## everything a change must pass
+
+format: $(VENV)/.installed
+	@$(BIN)/ruff format -q --check .
+
+lint: $(VENV)/.installed
+	@$(BIN)/ruff check -q .
+
+# mypy refuses a checkout whose folder is no identifier, so it looks through a link named after the package.
+types: $(VENV)/.installed
+	@mkdir -p .typing && ln -sfn .. .typing/flambeau
+	@MYPYPATH=.typing $(BIN)/mypy -p flambeau --no-error-summary
+
+layers: $(VENV)/.installed
+	@$(BIN)/lint-imports --no-logo > .typing/layers.log 2>&1 || { cat .typing/layers.log; exit 1; }
+
+clean:
+	@rm -rf $(VENV) .typing build *.egg-info

@@ -1,0 +1,5 @@
+"""`python -m flambeau` is the command `flambeau`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Model archives: packing, opening, fetching. Files only; imports nothing else of ours."""

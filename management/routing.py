@@ -1,0 +1,87 @@
+"""The routing table: what the control plane tells the HTTP processes, and all it tells them.
+
+One file, replaced atomically, and a generation counter in a page of shared memory. The writer bumps the counter after the
+file stands; a reader compares it on each request (one memory read) and reads the file again when it moved. So when a
+management call has returned, every later request sees its effect. Not for: durable state, which is the registry's.
+"""
+
+import mmap
+import os
+import struct
+from pathlib import Path
+
+import msgspec
+
+COUNTER = struct.Struct("<Q")
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """A worker that is loaded and may be sent requests."""
+
+    worker_id: str
+    address: str  # "unix:/path" or "tcp:host:port"
+
+
+class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of one model, as far as requests are concerned."""
+
+    name: str
+    version: str
+    replicas: list[Replica] = []
+    batch_size: int = 1
+    response_timeout_seconds: float = 120.0  # a worker may be silent for so long while it owes an answer
+    job_queue_size: int = 100  # requests waiting per HTTP process beyond the workers' credit; one more is answered 503
+    client_timeout_seconds: float = 0.0  # 0: none
+    use_job_ticket: bool = False
+    manifest_name: str = ""
+    capabilities: list[str] = []  # operations beyond predict and explain: "generate", "chat", "score", "embed", …
+    wake_on_request: bool = False  # scaled to zero by the autoscaler: ask the control plane for a worker and wait
+    model_yaml: dict[str, object] = {}  # for the options of the text APIs and of sequence batching
+    loaded_at_startup: bool = False
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    models: dict[str, dict[str, ModelRoute]] = {}  # name → version → route
+    defaults: dict[str, str] = {}  # name → the version that answers when none is asked for
+    healthy: bool = True  # every model that should have workers has enough
+    draining: bool = False  # going down: readiness is over, requests are still served
+
+
+class RouteWriter:
+    """The control plane's end. `folder` is the runtime folder (0700)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "routes"
+        self._next = folder / "routes.next"
+        counter = folder / "generation"
+        if not counter.exists():
+            counter.write_bytes(bytes(COUNTER.size))
+        with counter.open("r+b") as file:
+            self._counter = mmap.mmap(file.fileno(), COUNTER.size)
+
+    def publish(self, table: Table) -> None:
+        """When this returns, requests that arrive from now on are routed by `table`."""
+        self._next.write_bytes(msgspec.msgpack.encode(table))
+        os.replace(self._next, self._file)
+        (generation,) = COUNTER.unpack_from(self._counter)
+        COUNTER.pack_into(self._counter, 0, generation + 1)
+
+
+class RouteReader:
+    """An HTTP process' end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "routes"
+        with (folder / "generation").open("rb") as file:
+            self._counter = mmap.mmap(file.fileno(), COUNTER.size, prot=mmap.PROT_READ)
+        self._seen = -1
+        self._table = Table()
+
+    def table(self) -> Table:
+        """The newest table; the same object as long as nothing changed."""
+        (generation,) = COUNTER.unpack_from(self._counter)
+        if generation != self._seen:
+            self._seen = generation
+            if self._file.exists():
+                self._table = msgspec.msgpack.decode(self._file.read_bytes(), type=Table)
+        return self._table

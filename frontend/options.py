@@ -1,0 +1,68 @@
+"""What the HTTP processes are told at their start: one JSON file in the runtime folder, written by the supervisor.
+
+Everything that may change while they run is in the routing table (`management.routing`), not here. Not for: reading
+config.properties, which is `management.settings`; who writes this file translates.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+class Cors(msgspec.Struct, frozen=True, kw_only=True):
+    """Added to every answer, each as it is given."""
+
+    allowed_origin: str | None = None
+    allowed_methods: str | None = None
+    allowed_headers: str | None = None
+
+
+class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    binds: list[str]  # inference addresses: "http://127.0.0.1:8080", "https://…", "unix:/path"
+    sax_binds: list[str] = []  # the same for the Sax protocol; its routes are answered on these alone
+    processes: int = 1
+    server_version: str = ""  # what /v2 tells
+
+    max_request_bytes: int = 6553500  # of a body; a larger one is answered 413 before it is read
+    max_response_bytes: int = 6553500  # of one answer; streams are not limited
+    max_header_bytes: int = 65536
+    header_timeout_seconds: float = 10.0  # from a request's first byte to its last header
+    body_timeout_seconds: float = 60.0  # a body may pause for so long
+    keep_alive_seconds: float = 75.0
+    drain_seconds: float = 30.0  # after SIGTERM: what is not answered by then is lost
+    drain_delay_seconds: float = 0.0  # after SIGTERM: new connections are accepted for so long
+    stream_buffer_bytes: int = 262144  # unsent, per stream; a client which reads slower is cut off
+
+    cors: Cors = Cors()
+    allowed_hosts: list[str] = []  # Host names beside loopback's and the binds' own; "*": any
+    queue_full_status: Literal[503, 429] = 503
+    token_authorization: bool = False  # requests must carry a key of `<runtime>/inference_keys.json`
+    token_status: Literal[401, 400] = 401  # of a missing or wrong key; TorchServe says 400
+    open_inference_protocol: bool = True  # /v2
+    same_port: bool = False  # management routes are passed on to `<runtime>/control.sock`
+    default_model: str | None = None  # what /invocations runs when no model is named
+    predict_route: str | None = None  # Vertex AI's AIP_PREDICT_ROUTE, an alias of /predictions/<default_model>
+    health_route: str | None = None  # Vertex AI's AIP_HEALTH_ROUTE, an alias of /ping
+
+    access_log: str | None = None  # a file; None: no access log
+    server_log: str | None = None  # a file; None: standard error
+    certificate_file: str | None = None  # PEM; with private_key_file, for the https binds
+    private_key_file: str | None = None
+    metrics_folder: str | None = None  # None: `<runtime>/metrics`
+    debug: bool = False
+
+
+FILE_NAME = "frontend.json"
+
+
+def write_options(runtime: Path, options: FrontendOptions) -> None:
+    """Replaced atomically; the HTTP processes read it once, when they start."""
+    next_ = runtime / f"{FILE_NAME}.next"
+    next_.write_bytes(msgspec.json.encode(options))
+    os.replace(next_, runtime / FILE_NAME)
+
+
+def read_options(runtime: Path) -> FrontendOptions:
+    return msgspec.json.decode((runtime / FILE_NAME).read_bytes(), type=FrontendOptions)

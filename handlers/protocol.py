@@ -14,6 +14,9 @@ A frame is `length:u32 kind:u8 id:u64 | payload`, little endian, `length` being 
                       RESPONSE(ResponseHead, body)  or  START(ResponseHead) CHUNK(body)… END(EndHead);
                       GOAWAY once, when it takes no more: what was sent before is still answered.
 
+A cancelled request still gets its last frame (an empty RESPONSE, or END) as soon as the worker has dropped it: only then is
+its credit free again, so a client that comes and goes can not flood a worker that is busy.
+
 `id` is chosen by the client, unique on its link while the request lives; frames about unknown ids are dropped, so a late
 answer can never reach another caller. Not for: what the bodies mean.
 """

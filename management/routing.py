@@ -28,9 +28,10 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str
     replicas: list[Replica] = []
+    wanted_workers: int = 0  # with no replica up but some on their way (starting, restarting), requests wait for one
     batch_size: int = 1
     response_timeout_seconds: float = 120.0  # a worker may be silent for so long while it owes an answer
-    job_queue_size: int = 100  # requests waiting per HTTP process beyond the workers' credit; one more is answered 503
+    job_queue_size: int = 100  # requests waiting per HTTP process beyond those that workers run; one more is answered 503
     client_timeout_seconds: float = 0.0  # 0: none
     use_job_ticket: bool = False
     manifest_name: str = ""

@@ -13,6 +13,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(BIN)/python -m pip install -q -e '.[llm,bnb,test,bench]'
 	@touch $@
 
+demo: $(VENV)/.installed  ## the main job on real models: install, start, archive, register, predict, stop
+	@BIN=$(abspath $(BIN)) bash examples/demo.sh
+
 test: $(VENV)/.installed  ## install and run the tests
 	@$(BIN)/python -m pytest
 

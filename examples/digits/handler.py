@@ -3,8 +3,9 @@
 import io
 
 import torch
-from flambeau.handlers import BaseHandler
 from PIL import Image
+
+from flambeau.handlers import BaseHandler
 
 
 class DigitsHandler(BaseHandler):

@@ -1,6 +1,6 @@
 """Train the digits network on scikit-learn's 1,797 handwritten digits: python train.py OUTPUT_FOLDER
 
-Writes digits.pt (state dict) and test/<label>_<number>.png, the held-out fifth of the images. Takes a few seconds on one core.
+Writes digits.pt (state dict) and test/<label>_<number>.png (the held-out fifth). Takes seconds on one core.
 """
 
 import sys

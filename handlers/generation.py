@@ -55,10 +55,13 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     messages: list[Message] | None = None
     tools: list[dict[str, object]] | None = None
     add_generation_prompt: bool = True
+    continue_final_message: bool = False  # the answer goes on where the last message ends
+    template_options: dict[str, object] = {}  # further variables of the chat template
     sampling: SamplingParams = SamplingParams()
+    truncate_prompt: bool = False  # cut a prompt that is too long from the left, rather than refuse it
     echo: bool = False  # the prompt comes first in the answer
-    stream: bool = True  # False: one event with everything
-    priority: int = 0
+    stream: bool = True  # False: one event with everything for each choice
+    priority: int = 0  # lower ones come first
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -101,7 +104,7 @@ class ScoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    inputs: list[str] | list[list[int]]
+    inputs: list[str | list[int]]  # texts or tokens
     dimensions: int | None = None
 
 

@@ -1,1 +1,1 @@
-"""Continuous batching for language models: one loop, `schedule → run → sample → deliver`."""
+"""THE LLM ENGINE: continuous batching. Tokens in, tokens out; text, stop strings and protocols are the layer above."""

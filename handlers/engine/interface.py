@@ -1,0 +1,92 @@
+"""What every engine is to the handlers above it: requests in, events out, one step at a time.
+
+An engine knows tokens only. Text, chat templates and stop strings live one layer above (`text_stream`), so `stop`,
+`include_stop` and `skip_special_tokens` of the sampling parameters mean nothing here. Whoever owns the engine calls `step()`
+from one thread for as long as it returns True; sinks are called from inside `step()` and must not block.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from ..generation import FinishReason, SamplingParams
+
+RequestKind = Literal["generate", "score", "embed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """Log-probability of one token under the raw logits, with the best alternatives."""
+
+    token_id: int
+    logprob: float | None  # None for a prompt's first token
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class Event:
+    """What one step gave one choice of a request."""
+
+    index: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] | None = None
+    prompt_logprobs: list[Logprob] | None = None  # in the first event
+    embedding: list[float] | None = None
+    finish: FinishReason | None = None
+    stop_reason: int | None = None  # the token that ended it, when that was one of stop_token_ids
+    cached_tokens: int = 0  # of the prompt; known in the first event
+    error: str = ""
+
+
+Sink = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A look at the engine now, and what it did since its start."""
+
+    running: int = 0
+    waiting: int = 0
+    max_rows: int = 0
+    kv_tokens_used: int = 0
+    kv_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens that a kept prefix saved
+    generated_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+    preempted: int = 0
+    steps: int = 0
+
+
+class EngineLike(Protocol):
+    """The interface itself: implemented by Engine, EncoderEngine, StaticEngine, MockEngine and VllmEngine."""
+
+    max_model_len: int
+    vocab_size: int
+
+    def add_request(
+        self,
+        ids: Sequence[int],
+        params: SamplingParams,
+        sink: Sink,
+        *,
+        kind: RequestKind = "generate",
+        priority: int = 0,
+        score_from: int = 1,
+    ) -> int:
+        """Queue a request and return its handle; InvalidRequest for what can't be done. Lower priorities come first.
+
+        `score` gives the log-probabilities of the prompt's tokens from position `score_from` on.
+        """
+
+    def abort(self, handle: int, index: int | None = None) -> None:
+        """Forget a request, or one of its choices: no more events, its row is free at the next step. Unknown is fine."""
+
+    def step(self) -> bool:
+        """One iteration: schedule, run, sample, deliver. False when there is nothing to do."""
+
+    def stats(self) -> Stats: ...
+
+    def drain(self) -> None:
+        """Abort everything: every request gets a last event with finish `abort`."""

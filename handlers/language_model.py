@@ -1,0 +1,230 @@
+"""What all text handlers share: a model, its tokenizer and an engine, driven by the worker step by step.
+
+The operations `generate`, `score`, `embed` and `tokenize` take and give MessagePack bodies (see `generation`); `predict`, the
+body of a plain POST, is what each handler makes of it. Bad requests are answered with status 400 and the error type
+`InvalidRequest`; the header `param` names the parameter.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+from .base import Reply, Request
+from .engine.config import TextModelConfig, read
+from .engine.interface import EngineLike
+from .generation import (
+    EmbedAnswer,
+    EmbedRequest,
+    GenerationEvent,
+    GenerationRequest,
+    InvalidRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+)
+from .prefill_jobs import Embedding, Failed, Scoring
+from .text_jobs import Generation, prompt_ids
+from .text_metrics import TextMetrics
+from .tokenizer import ByteTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from .context import Context
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+encode = msgspec.msgpack.Encoder().encode
+MSGPACK = "application/msgpack"
+
+
+class Job(Protocol):
+    def cancel(self) -> None: ...
+
+
+class LanguageModel:
+    """Implements base.ContinuousHandler; a ready-made handler is a subclass with its own `predict`."""
+
+    operations = ("generate", "score", "embed", "tokenize")
+
+    engine: EngineLike
+    tokenizer: Tokenizer
+    config: TextModelConfig
+
+    def initialize(self, context: "Context") -> None:
+        self.config = read(context.model_yaml_config.get("handler") or {})
+        self._jobs: dict[int, Job] = {}
+        if self.config.engine == "mock":
+            time.sleep(self.config.mock.load_seconds)
+            self.tokenizer = ByteTokenizer(self._template(Path(context.model_dir)) or None)
+            self.engine = mock_engine(self.config, self.tokenizer)
+        else:
+            from .engine.loading import load
+
+            loaded = load(self.config, Path(context.model_dir), context.gpu_id, self._template(Path(context.model_dir)))
+            self.tokenizer, self.engine = loaded.tokenizer, loaded.engine
+        self.metrics = TextMetrics(self.engine, context.metrics)
+        log.info("model %s: %s ready", context.model_name, type(self.engine).__name__)
+
+    @property
+    def credit(self) -> int:
+        """Requests which one HTTP process may have here at a time: those that run and those that wait for a row."""
+        return self.config.max_batch_rows + (self.config.max_waiting or self.config.max_batch_rows)
+
+    def submit(self, request: Request, reply: Reply) -> None:
+        operation = request.head.operation
+        work = {
+            "predict": self.predict,
+            "generate": self.generate,
+            "score": self.score,
+            "embed": self.embed,
+            "tokenize": self.tokenize,
+            "describe": self.describe,
+        }.get(operation)
+        try:
+            if work is None or operation not in (*self.operations, "predict", "describe"):
+                raise InvalidRequest(f"this model does not {operation}")
+            work(request, reply)
+        except InvalidRequest as error:
+            refuse(reply, error)
+        except msgspec.ValidationError as error:
+            refuse(reply, InvalidRequest(str(error)))
+
+    def cancel(self, id: int) -> None:
+        if job := self._jobs.pop(id, None):
+            job.cancel()
+
+    def step(self) -> bool:
+        busy = self.engine.step()
+        self.metrics.look()
+        return busy
+
+    def close(self) -> None:
+        """Ends what runs; the worker calls it when it has no more time to wait."""
+        self.engine.drain()
+
+    def predict(self, request: Request, reply: Reply) -> None:
+        raise InvalidRequest("this model answers no plain predictions")
+
+    def describe(self, request: Request, reply: Reply) -> None:
+        facts = {"max_model_len": self.engine.max_model_len, "vocab_size": self.tokenizer.vocab_size}
+        reply.respond(msgspec.json.encode(facts), content_type="application/json")
+
+    def generate(self, request: Request, reply: Reply) -> None:
+        wanted = _decode(request, GenerationRequest)
+
+        def emit(event: GenerationEvent) -> None:
+            reply.chunk(encode(event))
+
+        self.run_generation(request, reply, wanted, emit, reply.end)
+        reply.start(content_type=MSGPACK)
+
+    def run_generation(
+        self,
+        request: Request,
+        reply: Reply,
+        wanted: GenerationRequest,
+        emit: Callable[[GenerationEvent], None],
+        finish: Callable[[], None],
+    ) -> None:
+        """Start a job whose events go to `emit`; `finish` is called after the last one."""
+        watch = self.metrics.watch(request)
+
+        def observed(event: GenerationEvent) -> None:
+            watch.saw(event)
+            emit(event)
+
+        def done() -> None:
+            self._jobs.pop(request.id, None)
+            watch.done()
+            finish()
+
+        self._jobs[request.id] = Generation(self.engine, self.tokenizer, wanted, observed, done)
+
+    def score(self, request: Request, reply: Reply) -> None:
+        self.run_scoring(request, reply, _decode(request, ScoreRequest), lambda answer: _respond(reply, answer))
+
+    def run_scoring(
+        self, request: Request, reply: Reply, wanted: ScoreRequest, done: Callable[[ScoreAnswer], None]
+    ) -> None:
+        job = Scoring(self.engine, self.tokenizer, wanted, lambda answer: self._finish(request, reply, answer, done))
+        self._keep(request, reply, job)
+
+    def embed(self, request: Request, reply: Reply) -> None:
+        self.run_embedding(request, reply, _decode(request, EmbedRequest), lambda answer: _respond(reply, answer))
+
+    def run_embedding(
+        self, request: Request, reply: Reply, wanted: EmbedRequest, done: Callable[[EmbedAnswer], None]
+    ) -> None:
+        job = Embedding(self.engine, self.tokenizer, wanted, lambda answer: self._finish(request, reply, answer, done))
+        self._keep(request, reply, job)
+
+    def tokenize(self, request: Request, reply: Reply) -> None:
+        wanted = _decode(request, TokenizeRequest)
+        tokenizer, ids, text = self.tokenizer, None, None
+        if wanted.ids is not None:
+            text = tokenizer.decode(wanted.ids, skip_special_tokens=False)
+        elif wanted.messages is not None:
+            ids = prompt_ids(tokenizer, GenerationRequest(messages=wanted.messages))
+        elif wanted.prompt is not None:
+            ids = tokenizer.encode(wanted.prompt, wanted.add_special_tokens)
+        answer = TokenizeAnswer(
+            ids=ids,
+            text=text,
+            max_model_len=self.engine.max_model_len,
+            vocab_size=tokenizer.vocab_size,
+            info=tokenizer.facts() if ids is None and text is None else {},
+        )
+        _respond(reply, answer)
+
+    def _keep(self, request: Request, reply: Reply, job: Job) -> None:
+        if not reply.closed:
+            self._jobs[request.id] = job
+
+    def _finish(self, request: Request, reply: Reply, answer: T | Failed, done: Callable[[T], None]) -> None:
+        self._jobs.pop(request.id, None)
+        if isinstance(answer, Failed):
+            reply.respond(str(answer).encode(), status=503, error="InternalServerException")
+        else:
+            done(answer)
+
+    def _template(self, folder: Path) -> str:
+        """The configured chat template: a file of the archive, or the template itself."""
+        given = self.config.chat_template
+        path = folder / given
+        return path.read_text() if given and len(given) < 200 and path.is_file() else given
+
+
+def refuse(reply: Reply, error: InvalidRequest) -> None:
+    headers = [("param", error.param)] if error.param else []
+    reply.respond(str(error).encode(), status=400, headers=headers, error="InvalidRequest")
+
+
+def mock_engine(config: TextModelConfig, tokenizer: ByteTokenizer) -> EngineLike:
+    from .engine.mock import Faults, MockEngine, Timing
+
+    mock = config.mock
+    timing = Timing(mock.alpha, mock.beta, mock.gamma, mock.delta)
+    if timing == Timing() and mock.steps_per_second > 0:
+        step = 1000 / mock.steps_per_second
+        timing = Timing(alpha=step, gamma=step)
+    return MockEngine(
+        mock.mode,
+        eos_token_id=tokenizer.eos_token_id,
+        vocab_size=tokenizer.vocab_size,
+        max_model_len=config.max_model_len or 4096,
+        max_rows=config.max_batch_rows,
+        timing=timing,
+        faults=Faults(mock.crash_at_step, mock.raise_at_step, mock.stall_at_step, mock.stall_seconds),
+    )
+
+
+def _decode(request: Request, kind: type[T]) -> T:
+    return msgspec.msgpack.decode(request.body, type=kind)
+
+
+def _respond(reply: Reply, answer: Any) -> None:
+    reply.respond(encode(answer), content_type=MSGPACK)

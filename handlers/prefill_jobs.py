@@ -1,0 +1,96 @@
+"""Scores and embeddings: requests that only read their prompts, so the engine is done with them after the prefill."""
+
+from collections.abc import Callable
+
+from .engine.interface import EngineLike, Event
+from .generation import EmbedAnswer, EmbedRequest, InvalidRequest, SamplingParams, ScoreAnswer, ScoreRequest
+from .tokenizer import Tokenizer
+
+READ_ONLY = SamplingParams(max_tokens=0, temperature=0)
+
+
+class Failed(Exception):
+    """The engine gave up a request."""
+
+
+class Scoring:
+    """Log-likelihood of each suffix after the prefix which they share."""
+
+    def __init__(
+        self, engine: EngineLike, tokenizer: Tokenizer, request: ScoreRequest, done: Callable[[ScoreAnswer | Failed], None]
+    ) -> None:
+        self._engine, self._done = engine, done
+        prefix = len(tokenizer.encode(request.prefix))
+        whole = [tokenizer.encode(request.prefix + suffix) for suffix in request.suffixes]
+        self._counts = [max(len(ids) - prefix, 0) for ids in whole]
+        self._scores = [0.0] * len(whole)
+        self._open = {index for index, count in enumerate(self._counts) if count}
+        self._handles: list[int] = []
+        for index in sorted(self._open):
+            self._handles.append(self._add(index, whole[index], max(prefix, 1)))
+        if not self._open:
+            self._finish()
+
+    def cancel(self) -> None:
+        for handle in self._handles:
+            self._engine.abort(handle)
+
+    def _add(self, index: int, ids: list[int], score_from: int) -> int:
+        def take(event: Event) -> None:
+            if event.finish in ("abort", "error"):
+                self.cancel()
+                self._done(Failed(event.error or "aborted"))
+                return
+            self._scores[index] += sum(scored.logprob or 0.0 for scored in event.prompt_logprobs or [])
+            if event.finish is not None:
+                self._open.discard(index)
+                if not self._open:
+                    self._finish()
+
+        return self._engine.add_request(ids, READ_ONLY, take, kind="score", score_from=score_from)
+
+    def _finish(self) -> None:
+        self._done(ScoreAnswer(scores=self._scores, token_counts=self._counts))
+
+
+class Embedding:
+    """A vector for each input."""
+
+    def __init__(
+        self, engine: EngineLike, tokenizer: Tokenizer, request: EmbedRequest, done: Callable[[EmbedAnswer | Failed], None]
+    ) -> None:
+        self._engine, self._done, self._dimensions = engine, done, request.dimensions
+        prompts = [tokenizer.encode(item) if isinstance(item, str) else item for item in request.inputs]
+        if not prompts or not all(prompts):
+            raise InvalidRequest("inputs must not be empty", "input")
+        if any(not 0 <= token < tokenizer.vocab_size for ids in prompts for token in ids):
+            raise InvalidRequest(f"token ids are between 0 and {tokenizer.vocab_size - 1}", "input")
+        self._tokens = sum(map(len, prompts))
+        self._vectors: list[list[float]] = [[] for _ in prompts]
+        self._open = len(prompts)
+        self._handles = [self._add(index, ids) for index, ids in enumerate(prompts)]
+
+    def cancel(self) -> None:
+        for handle in self._handles:
+            self._engine.abort(handle)
+
+    def _add(self, index: int, ids: list[int]) -> int:
+        def take(event: Event) -> None:
+            if event.finish in ("abort", "error") or event.embedding is None:
+                self.cancel()
+                self._done(Failed(event.error or "aborted"))
+                return
+            self._vectors[index] = self._cut(event.embedding)
+            self._open -= 1
+            if not self._open:
+                self._done(EmbedAnswer(embeddings=self._vectors, prompt_tokens=self._tokens))
+
+        return self._engine.add_request(ids, READ_ONLY, take, kind="embed")
+
+    def _cut(self, vector: list[float]) -> list[float]:
+        """The first dimensions, brought back to length 1."""
+        if self._dimensions is None or self._dimensions >= len(vector):
+            return vector
+        kept = vector[: self._dimensions]
+        norm = sum(value * value for value in kept) ** 0.5 or 1.0
+        return [value / norm for value in kept]

@@ -34,7 +34,7 @@ class Chat(LanguageModel):
             messages = msgspec.json.decode(given.get("messages", b""), type=list[Message])
             sampling = msgspec.json.decode(request.body, type=SamplingParams)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequest(f"a conversation is wanted, as in {{\"messages\": […]}}: {error}", "messages") from None
+            raise InvalidRequest(f'a conversation is wanted, as in {{"messages": […]}}: {error}', "messages") from None
         if "max_tokens" not in given:
             sampling = msgspec.structs.replace(sampling, max_tokens=DEFAULT_MAX_TOKENS)
         return GenerationRequest(messages=messages, sampling=msgspec.structs.replace(sampling, n=1), stream=False)

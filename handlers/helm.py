@@ -1,7 +1,7 @@
 """HELM's prompt API, as AgentInstruct's clients speak it: JSON in, `choices` and `raw_compute_time` out.
 
-Only translates: a body becomes a GenerationRequest, a job's events become the answer. docs/llm-engine.md lists where we keep
-the original's habits and where we do not.
+Only translates: a body becomes a GenerationRequest, a job's events become the answer. docs/llm-engine.md says where we
+keep the original's habits and where we do not.
 """
 
 import json

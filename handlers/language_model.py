@@ -1,7 +1,7 @@
 """What all text handlers share: a model, its tokenizer and an engine, driven by the worker step by step.
 
-The operations `generate`, `score`, `embed` and `tokenize` take and give MessagePack bodies (see `generation`); `predict`, the
-body of a plain POST, is what each handler makes of it. Bad requests are answered with status 400 and the error type
+The operations `generate`, `score`, `embed` and `tokenize` take and give MessagePack bodies (see `generation`); `predict`,
+the body of a plain POST, is what each handler makes of it. Bad requests are answered with status 400 and the error type
 `InvalidRequest`; the header `param` names the parameter.
 """
 
@@ -48,7 +48,7 @@ class Job(Protocol):
 class LanguageModel:
     """Implements base.ContinuousHandler; a ready-made handler is a subclass with its own `predict`."""
 
-    operations = ("generate", "score", "embed", "tokenize")
+    operations: tuple[str, ...] = ("generate", "score", "embed", "tokenize")
 
     engine: EngineLike
     tokenizer: Tokenizer
@@ -203,7 +203,7 @@ def refuse(reply: Reply, error: InvalidRequest) -> None:
     reply.respond(str(error).encode(), status=400, headers=headers, error="InvalidRequest")
 
 
-def mock_engine(config: TextModelConfig, tokenizer: ByteTokenizer) -> EngineLike:
+def mock_engine(config: TextModelConfig, tokenizer: Tokenizer) -> EngineLike:
     from .engine.mock import Faults, MockEngine, Timing
 
     mock = config.mock

@@ -99,7 +99,9 @@ class Generation:
         else:
             self._send(choice, event, piece, None, None)
 
-    def _send(self, choice: Choice, event: Event, piece: Piece, finish: FinishReason | None, reason: str | int | None) -> None:
+    def _send(
+        self, choice: Choice, event: Event, piece: Piece, finish: FinishReason | None, reason: str | int | None
+    ) -> None:
         text, prompt_logprobs = piece.text, None
         if not choice.started:
             choice.started = True
@@ -116,7 +118,9 @@ class Generation:
                     index=event.index,
                     text=text,
                     token_ids=piece.token_ids,
-                    logprobs=[self._named(logprob) for logprob in piece.logprobs] if self._request.sampling.logprobs is not None else None,
+                    logprobs=[self._named(logprob) for logprob in piece.logprobs]
+                    if self._request.sampling.logprobs is not None
+                    else None,
                     prompt_logprobs=prompt_logprobs,
                     finish_reason=finish,
                     stop_reason=reason,

@@ -1,7 +1,7 @@
 """Text to tokens and back: Hugging Face tokenizers, and one of bytes which needs no download.
 
-The chat template is rendered here, in Jinja's sandbox: a model's template is code of a stranger's. Not for: streaming, which
-is `engine.text_stream`'s.
+The chat template is rendered here, in Jinja's sandbox: a model's template is code of a stranger's. Not for: streaming
+(`engine.text_stream`).
 """
 
 import json
@@ -45,7 +45,7 @@ class ByteTokenizer:
 
     vocab_size = 258
     eos_token_id = 256
-    eos_token_ids = (256,)
+    eos_token_ids: tuple[int, ...] = (256,)
     bos_token_id = 257
     eos_token = "<|endoftext|>"
     bos_token = "<|begin|>"
@@ -135,7 +135,7 @@ def render_chat(
     try:
         template = _compile(tokenizer.chat_template)
         values = {**facts, **(options or {}), "messages": turns, "tools": tools, "add_generation_prompt": generation_prompt}
-        text = template.render(values)
+        text = str(template.render(values))
     except SecurityError:
         raise InvalidRequest("the chat template tried what the sandbox forbids", "messages") from None
     except (TemplateError, TypeError, ValueError) as error:
@@ -169,7 +169,9 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _compile(source: str) -> Any:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

@@ -1,4 +1,4 @@
-"""The `handler:` section of a text model's YAML, as the engine understands it. Other keys there belong to the model's author."""
+"""The `handler:` section of a text model's YAML, as the engine understands it; other keys are the author's own."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -67,7 +67,9 @@ def read(section: Mapping[str, Any]) -> TextModelConfig:
     mock = given.pop("mock", {})
     if not isinstance(mock, Mapping):
         raise ConfigError(f"handler.mock: {mock!r} is not a mapping")
-    config = TextModelConfig(**_values(TextModelConfig, given, "handler"), mock=MockConfig(**_values(MockConfig, mock, "mock")))
+    config = TextModelConfig(
+        **_values(TextModelConfig, given, "handler"), mock=MockConfig(**_values(MockConfig, mock, "mock"))
+    )
     if config.num_gpu_per_model < 1:
         raise ConfigError(f"handler.num_gpu_per_model: {config.num_gpu_per_model} is less than 1")
     if config.max_batch_rows < 1:
@@ -81,7 +83,9 @@ def _values(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _cast(name: str, field_: Any, value: Any) -> Any:
-    choices = [choice for part in (field_.type, *get_args(field_.type)) for choice in get_args(part) if isinstance(choice, str)]
+    choices = [
+        choice for part in (field_.type, *get_args(field_.type)) for choice in get_args(part) if isinstance(choice, str)
+    ]
     if choices:
         if (value := str(value)) not in choices:
             raise ConfigError(f"{name}: {value!r} is none of {', '.join(filter(None, choices))}")

@@ -1,7 +1,7 @@
 """What every engine is to the handlers above it: requests in, events out, one step at a time.
 
 An engine knows tokens only. Text, chat templates and stop strings live one layer above (`text_stream`), so `stop`,
-`include_stop` and `skip_special_tokens` of the sampling parameters mean nothing here. Whoever owns the engine calls `step()`
+`include_stop` and `skip_special_tokens` of the sampling parameters mean nothing here. The engine's owner calls `step()`
 from one thread for as long as it returns True; sinks are called from inside `step()` and must not block.
 """
 

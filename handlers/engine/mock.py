@@ -1,8 +1,8 @@
 """An engine without a model, a download or torch: for tests, demos and capacity profiles.
 
 Modes: `digits` (0123456789… from the prompt's length on), `echo` (repeats the prompt, so cross-talk shows) and `hash` (the
-next token is a function of the row's own context, temperature and seed: deterministic, different for each prompt). Steps take
-the time they are told to, either `1 / steps_per_second`, or as accelerators behave: `alpha + beta·rows` milliseconds for a
+next token is a function of the row's own context, temperature and seed: deterministic, different for each prompt). Steps
+take the time they are told to: `1 / steps_per_second`, or as accelerators behave: `alpha + beta·rows` ms for a
 decode step and `gamma + delta·tokens` for a prefill. Faults: crash at step n, or stall there.
 """
 

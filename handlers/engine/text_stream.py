@@ -51,7 +51,9 @@ class Detokenizer:
 class TextStream:
     """One choice's text on its way out."""
 
-    def __init__(self, decode: Decode, stop: Sequence[str] = (), include_stop: bool = False, context: Sequence[int] = ()) -> None:
+    def __init__(
+        self, decode: Decode, stop: Sequence[str] = (), include_stop: bool = False, context: Sequence[int] = ()
+    ) -> None:
         self._detokenizer = Detokenizer(decode, context)
         self._stop = [text for text in stop if text]
         self._include_stop = include_stop

@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pytest
 from text_fakes import events, run, send, start, text
 
@@ -18,12 +19,11 @@ from flambeau.handlers.generation import (
 )
 from flambeau.handlers.scoring import Scoring
 from flambeau.handlers.text_generation import TextGeneration
-import msgspec
 
 FAST = {"engine": "mock", "mock": {"steps_per_second": 0}}
 
 
-@pytest.fixture()
+@pytest.fixture
 def model(tmp_path):
     return start(TextGeneration, tmp_path, **FAST)
 
@@ -150,7 +150,12 @@ def test_helm_refuses_what_it_cannot_read(model, body):
 
 
 def test_llama_2_prompts_are_dressed_once(tmp_path):
-    section = {**FAST, "mock": {"mode": "echo", "steps_per_second": 0}, "prompt_format": "llama-2-chat", "system": "Be brief."}
+    section = {
+        **FAST,
+        "mock": {"mode": "echo", "steps_per_second": 0},
+        "prompt_format": "llama-2-chat",
+        "system": "Be brief.",
+    }
     model = start(TextGeneration, tmp_path, **section)
 
     plain = json.loads(run(model, helm(model, prompt="Hi ", max_tokens=200, temperature=0)).body)

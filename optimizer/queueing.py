@@ -1,0 +1,323 @@
+"""The queue model of one replica, for many replicas at once: arrival rate in, mean and percentile latencies out; and back.
+
+A replica serves up to N requests together and lets 10·N wait. With n in service a decode step takes alpha + beta·n and a
+prefill gamma + delta·tokens·n, so a whole request takes intercept + slope·n. The number of requests in the system is then
+a birth-death chain whose first N states follow a negative binomial law (Poisson when the slope is zero) and whose queue
+is geometric: every sum has a closed form, and a batch of 200,000 costs what a batch of 8 does.
+
+Times are milliseconds, rates requests per millisecond; every field is an array over replicas.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+QUEUE_TO_BATCH = 10  # requests which may wait, per batch slot
+RATE_MARGIN = 0.001  # how far inside the stable range of rates we stay
+THROUGHPUT_SHARE = 0.9  # of the largest rate, when throughput is what is asked for
+_POISSON_BELOW = 1e-8  # relative change of the service time over the whole batch which is taken for none
+_TINIEST_RATE = 1e-280
+_STATES_SUMMED = 200_000  # of an overloaded replica: the states below these hold nothing
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """What one replica of each kind is like."""
+
+    batch: Floats
+    tokens_in: Floats
+    tokens_out: Floats
+    alpha: Floats
+    beta: Floats
+    gamma: Floats
+    delta: Floats
+
+    def at(self, where: NDArray[np.intp] | Flags) -> "Replicas":
+        return Replicas(**{name: values[where] for name, values in vars(self).items()})
+
+    @property
+    def steps(self) -> Floats:
+        return self.tokens_out - 1
+
+    @property
+    def intercept(self) -> Floats:
+        return np.where(self.tokens_in > 0, self.gamma, 0.0) + self.alpha * self.steps
+
+    @property
+    def slope(self) -> Floats:
+        return self.delta * self.tokens_in + self.beta * self.steps
+
+    @property
+    def served(self) -> Flags:
+        """Whether the times make sense: never zero, never shrinking as the batch grows."""
+        a, b = self.intercept, self.slope
+        return (a >= 0) & (b >= 0) & (a + b > 0) & (self.beta >= 0) & (self.delta >= 0) & np.isfinite(a + b * self.batch)
+
+    @property
+    def flat(self) -> Flags:
+        return self.slope * self.batch**2 <= _POISSON_BELOW * self.intercept
+
+    @property
+    def rate_range(self) -> tuple[Floats, Floats]:
+        lowest = RATE_MARGIN / (self.intercept + self.slope)
+        highest = (1 - RATE_MARGIN) * self.batch / (self.intercept + self.slope * self.batch)
+        return lowest, highest
+
+    def prefill(self, together: Floats) -> Floats:
+        return np.where(self.tokens_in > 0, self.gamma + self.delta * self.tokens_in * together, 0.0)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is asked of latencies, in milliseconds; 0 asks nothing. percentile is a share (0.95), 0 for the mean."""
+
+    itl: Floats
+    ttft: Floats
+    percentile: Floats
+
+    def at(self, where: NDArray[np.intp] | Flags) -> "Targets":
+        return Targets(self.itl[where], self.ttft[where], self.percentile[where])
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How a replica does at a rate."""
+
+    throughput: Floats  # what is not turned away
+    itl: Floats
+    ttft: Floats
+    wait: Floats
+    rho: Floats  # share of the batch in use
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The steady state: weights of the first N states relative to their sum, and the queue behind them."""
+
+    head: Floats  # probability that no one waits
+    in_head: Floats  # mean number in service, given that
+    full: Floats  # weight of state N relative to the head
+    queue: Floats  # probability that someone waits
+    waiting: Floats  # mean number waiting
+    lost: Floats  # probability that the queue is full
+
+    @property
+    def has_to_wait(self) -> Floats:
+        return self.queue + self.head * self.full
+
+
+def analyse(replicas: Replicas, rate: Floats) -> Metrics:
+    with np.errstate(all="ignore"):
+        rate = np.maximum(rate, _TINIEST_RATE)
+        return _metrics(replicas, rate, _chain(replicas, rate))
+
+
+def _metrics(replicas: Replicas, rate: Floats, chain: _Chain) -> Metrics:
+    throughput = rate * (1 - chain.lost)
+    serving = chain.head * chain.in_head + chain.queue * replicas.batch
+    wait = chain.waiting / throughput
+    # The batch size seen is read off the service time; the prefill's constant is taken away even when nothing is
+    # prefilled, as those who calibrated against the published tool expect.
+    constant = replicas.gamma + replicas.alpha * replicas.steps
+    together = (serving / throughput - constant) / replicas.slope
+    on_arrival = (serving + chain.head * (1 - chain.full)) / (1 - chain.lost)
+    together = np.clip(np.where(replicas.flat, on_arrival, together), 0, replicas.batch)
+    itl = replicas.alpha + replicas.beta * together
+    rho = np.clip(serving / replicas.batch, 0, 1)
+    return Metrics(throughput, itl, wait + replicas.prefill(together), wait, rho)
+
+
+def _chain(replicas: Replicas, rate: Floats) -> _Chain:
+    log_full, log_head, log_moment = _head(replicas, rate, replicas.batch)
+    load = rate * (replicas.intercept + replicas.slope * replicas.batch) / replicas.batch
+    log_tail, waiting, last = _tail(load, QUEUE_TO_BATCH * replicas.batch)
+    queue = special.expit(log_full - log_head + log_tail)
+    in_head = np.exp(log_moment - log_head)
+    in_head = np.where(np.isfinite(in_head), in_head, replicas.batch)
+    full = np.exp(np.minimum(log_full - log_head, 0))
+    return _Chain(1 - queue, in_head, full, queue, queue * waiting, queue * last)
+
+
+def _head(replicas: Replicas, rate: Floats, upto: Floats) -> tuple[Floats, Floats, Floats]:
+    """Logarithms of the weight of state `upto`, of the sum up to it, and of the sum of n times the weight."""
+    intercept, slope = replicas.intercept, replicas.slope
+    flat = replicas.flat
+    share = rate * np.where(flat, 0.0, slope)
+    shape = 1 + intercept / np.where(flat, 1.0, slope)
+    log_rest = np.log1p(-share)
+    log_full = upto * np.log(share) - np.log(shape + upto) - special.betaln(shape, upto + 1)
+    log_head = np.log(special.betainc(shape, upto + 1, 1 - share)) - shape * log_rest
+    log_moment = np.log(special.betainc(shape + 1, upto, 1 - share)) + np.log(shape * share) - (shape + 1) * log_rest
+    for at in (flat, share >= 1):
+        if at.any():
+            law = _poisson_head if at is flat else _overloaded_head
+            log_full[at], log_head[at], log_moment[at] = law(replicas.at(at), rate[at], upto[at])
+    return log_full, log_head, log_moment
+
+
+def _poisson_head(replicas: Replicas, rate: Floats, upto: Floats) -> tuple[Floats, Floats, Floats]:
+    mean = rate * replicas.intercept
+    log_full = upto * np.log(mean) - special.gammaln(upto + 1)
+    log_head = mean + np.log(special.gammaincc(upto + 1, mean))
+    return log_full, log_head, np.log(mean) + mean + np.log(special.gammaincc(upto, mean))
+
+
+def _overloaded_head(replicas: Replicas, rate: Floats, upto: Floats) -> tuple[Floats, Floats, Floats]:
+    """Beyond the negative binomial's range: added up, one replica at a time, downwards from the fullest state."""
+    sums = np.empty((3, len(rate)))
+    for index, (a, b, r, top) in enumerate(zip(replicas.intercept, replicas.slope, rate, upto, strict=True)):
+        states = np.arange(top, max(top - _STATES_SUMMED, 0), -1.0)
+        logs = np.concatenate(([0.0], -np.cumsum(np.log(r * (a + b * states) / states))))
+        sums[:, index] = 0.0, special.logsumexp(logs), special.logsumexp(logs[:-1] + np.log(states))
+    return sums[0], sums[1], sums[2]
+
+
+def _tail(load: Floats, room: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of the geometric queue: the logarithm of its sum, its mean and the share of its last state."""
+    ratio = np.where(load <= 1, load, 1 / load)
+    last = ratio**room
+    gap = 1 - ratio
+    total = (1 - last) / gap  # of ratio^0 … ratio^(room-1)
+    mean = ratio / gap - room * last / (1 - last)  # of the same, truncated
+    even = gap * room < 1e-6
+    total, mean = np.where(even, room, total), np.where(even, (room - 1) / 2, mean)
+    falling = load <= 1
+    log_sum = np.log(total) + np.where(falling, np.log(load), room * np.log(load))
+    return log_sum, np.where(falling, mean + 1, room - mean), np.where(falling, last / ratio, 1.0) / total
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The largest rate at which the targets hold, what is then served, and which target a lone request misses."""
+
+    rate: Floats
+    throughput: Floats
+    misses_itl: Flags
+    misses_ttft: Flags
+
+    @property
+    def feasible(self) -> Flags:
+        return ~(self.misses_itl | self.misses_ttft)
+
+
+def size(replicas: Replicas, targets: Targets, throughput_wanted: Flags) -> Sizing:
+    """How much one replica may be given. Every replica must be one that is `served`."""
+    with np.errstate(all="ignore"):
+        lowest, highest = replicas.rate_range
+        itl_low, ttft_low = _excess(replicas, targets, lowest)
+        slack = 1e-9  # a target on the very bound holds
+        misses_itl, misses_ttft = itl_low > slack, ttft_low > slack
+        rate = np.where(throughput_wanted, THROUGHPUT_SHARE * highest, highest)
+        at_rate = np.maximum(*_excess(replicas, targets, rate))
+        search = np.flatnonzero(~misses_itl & ~misses_ttft & (at_rate > 0))
+        if search.size:
+            some, wanted = replicas.at(search), targets.at(search)
+            rate[search] = _root(some, wanted, lowest[search], rate[search], at_rate[search])
+        return Sizing(rate, analyse(replicas, rate).throughput, misses_itl, misses_ttft)
+
+
+def _excess(replicas: Replicas, targets: Targets, rate: Floats) -> tuple[Floats, Floats]:
+    """By how much, relatively, ITL and TTFT are above their targets; both grow with the rate."""
+    chain = _chain(replicas, rate)
+    metrics = _metrics(replicas, rate, chain)
+    itl, ttft = metrics.itl / targets.itl - 1, metrics.ttft / targets.ttft - 1
+    tails = targets.percentile > 0
+    if tails.any():
+        some, wanted = replicas.at(tails), targets.at(tails)
+        chain = _Chain(**{name: values[tails] for name, values in vars(chain).items()})
+        itl[tails], ttft[tails] = _tail_excess(some, wanted, rate[tails], chain)
+    return np.where(targets.itl > 0, itl, -1.0), np.where(targets.ttft > 0, ttft, -1.0)
+
+
+def _tail_excess(replicas: Replicas, targets: Targets, rate: Floats, chain: _Chain) -> tuple[Floats, Floats]:
+    """For a percentile the question is turned round: how likely is a batch too large to keep the target?"""
+    tolerated = 1 - targets.percentile
+    largest = np.floor((targets.itl - replicas.alpha) / replicas.beta + 1e-9)
+    itl = _beyond(replicas, rate, chain, largest, by_token=True) / tolerated - 1
+    largest = np.floor((targets.ttft - replicas.gamma) / (replicas.delta * replicas.tokens_in) + 1e-9)
+    crowded = _beyond(replicas, rate, chain, largest, by_token=False) / tolerated - 1
+    left = targets.ttft - replicas.prefill(replicas.batch)  # who waited joins a full batch
+    waited = _wait_percentile(replicas, rate, chain, tolerated) / left - 1
+    return itl, np.where(left > 0, waited, crowded)
+
+
+def _beyond(replicas: Replicas, rate: Floats, chain: _Chain, largest: Floats, *, by_token: bool) -> Floats:
+    """The share of decoded tokens, or of arriving requests, which find themselves in a batch above `largest`."""
+    upto = np.clip(np.nan_to_num(largest, nan=np.inf), 1, replicas.batch)
+    serving = chain.head * chain.in_head + chain.queue * replicas.batch
+    _, log_head, log_moment = _head(replicas, rate, replicas.batch)
+    if by_token:
+        within = chain.head * chain.in_head * np.exp(_head(replicas, rate, upto)[2] - log_moment) / serving
+    else:  # who arrives is one more
+        log_full, log_within, _ = _head(replicas, rate, upto)
+        within = chain.head * np.exp(log_within + np.log1p(-np.exp(log_full - log_within)) - log_head)
+    within = np.where(np.nan_to_num(largest, nan=np.inf) >= replicas.batch, 1.0, within)
+    return np.where(largest < 1, 1.0, 1 - within)
+
+
+def _wait_percentile(replicas: Replicas, rate: Floats, chain: _Chain, tolerated: Floats) -> Floats:
+    spare = replicas.batch / (replicas.intercept + replicas.slope * replicas.batch) - rate
+    return np.maximum(np.log(chain.has_to_wait / tolerated), 0) / spare
+
+
+def percentiles(replicas: Replicas, rate: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """ITL and TTFT which all but 1 - share of tokens and requests stay within."""
+    with np.errstate(all="ignore"):
+        rate = np.maximum(rate, _TINIEST_RATE)
+        chain = _chain(replicas, rate)
+        tolerated = 1 - share
+        by_token = _batch_percentile(replicas, rate, chain, tolerated, by_token=True)
+        by_request = _batch_percentile(replicas, rate, chain, tolerated, by_token=False)
+        wait = _wait_percentile(replicas, rate, chain, tolerated)
+        return replicas.alpha + replicas.beta * by_token, wait + replicas.prefill(by_request)
+
+
+def _batch_percentile(replicas: Replicas, rate: Floats, chain: _Chain, tolerated: Floats, *, by_token: bool) -> Floats:
+    low, high = np.zeros_like(rate), replicas.batch.copy()
+    while np.any(high - low > 1):
+        middle = np.floor((low + high) / 2)
+        holds = _beyond(replicas, rate, chain, middle, by_token=by_token) <= tolerated
+        low, high = np.where(holds, low, middle), np.where(holds, middle, high)
+    return high
+
+
+def _root(replicas: Replicas, targets: Targets, low: Floats, high: Floats, at_high: Floats) -> Floats:
+    """Where the excess is nil, between a rate that keeps the targets and one that does not: Chandrupatla's method.
+
+    Works on the logarithm of the rate and gives the end which keeps the targets; who has converged leaves the arrays.
+    """
+    answer = low.copy()
+    left, right = np.arange(len(low)), np.log(high)
+    a, b = right, np.log(low)
+    fa, fb = at_high, np.maximum(*_excess(replicas, targets, low))
+    c, fc = a, fa
+    part = np.full(len(low), 0.5)
+    for _ in range(100):
+        x = a + part * (b - a)
+        fx = np.maximum(*_excess(replicas, targets, np.exp(x)))
+        same = np.sign(fx) == np.sign(fa)
+        c, fc = np.where(same, a, b), np.where(same, fa, fb)
+        b, fb = np.where(same, b, a), np.where(same, fb, fa)
+        a, fa = x, fx
+        answer[left] = np.exp(np.where(fa <= 0, a, b))
+        open_ = (np.abs(b - a) > 1e-11) & (fa != 0)
+        if not open_.any():
+            break
+        left, replicas, targets = left[open_], replicas.at(open_), targets.at(open_)
+        a, b, c, fa, fb, fc = (each[open_] for each in (a, b, c, fa, fb, fc))
+        part = _next_part(a, b, c, fa, fb, fc)
+    return answer
+
+
+def _next_part(a: Floats, b: Floats, c: Floats, fa: Floats, fb: Floats, fc: Floats) -> Floats:
+    """Inverse quadratic interpolation where it can be trusted, the middle elsewhere."""
+    xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+    trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
+    curve = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+    least = 2.5e-12 / np.abs(b - a)
+    return np.where(trusted & np.isfinite(curve), np.clip(curve, least, 1 - least), 0.5)

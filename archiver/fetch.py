@@ -1,0 +1,234 @@
+"""Where archives come from: a name in the model store, `file://`, `http(s)://`, `s3://`, `hf://`.
+
+The address is parsed once, and what was checked is what is used. A name without a scheme means the model store and nothing
+else. Everything with a scheme must match one of `allowed_urls`; so must every redirect, and a name that resolves to a
+private or link-local address is refused unless the pattern that allowed it names that host. Not for: opening what was
+fetched.
+"""
+
+import http.client
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from .errors import AlreadyExists, DownloadFailed, ExtraMissing, InvalidModel, ModelNotFound
+from .unpack import TAR_SUFFIXES
+
+MAX_REDIRECTS = 3
+CHUNK = 1 << 20
+REDIRECTS = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    max_bytes: int = 100 << 30
+    connect_seconds: float = 10.0
+    total_seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Fetched:
+    path: Path  # an archive, or a folder
+    downloaded: bool  # it was copied into the model store for this model, and goes with it
+
+
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
+
+
+def fetch(
+    url: str,
+    model_store: Path,
+    allowed_urls: tuple[str, ...] = (),
+    limits: FetchLimits | None = None,
+    progress: Progress | None = None,
+    trusted: bool = False,
+) -> Fetched:
+    """The archive that `url` names; `trusted` when the operator wrote it, who may name any path of the machine.
+
+    ModelNotFound, DownloadFailed, AlreadyExists, ExtraMissing or InvalidModel."""
+    limits = limits or FetchLimits()
+    if not url:
+        raise ModelNotFound("empty url")
+    if ".." in unquote(unquote(url)):
+        raise ModelNotFound(f"Relative path is not allowed in url: {url}")
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if not scheme:
+        path = Path(url)
+        found = _existing(path, url) if trusted and path.is_absolute() else _in_store(url, model_store)
+        return Fetched(found, downloaded=False)
+    if scheme not in ("file", "http", "https", "s3", "hf"):
+        raise ModelNotFound(f"Model not found at: {url}")
+    _require_allowed(url, allowed_urls)
+    if scheme == "file":
+        return Fetched(_existing(Path(unquote(parts.path)), url), downloaded=False)
+    if scheme == "hf":
+        return Fetched(_from_hub(parts), downloaded=False)
+    target = _target(url, parts, model_store)
+    _store(target, url, lambda sink: SOURCES[scheme](url, allowed_urls, limits, progress, sink))
+    return Fetched(target, downloaded=True)
+
+
+def _in_store(name: str, model_store: Path) -> Path:
+    path = Path(name)
+    if path.is_absolute():  # TorchServe takes the absolute path of a folder; ours must be in the store all the same
+        inside = path.resolve().is_relative_to(model_store.resolve())
+        if not inside:
+            raise ModelNotFound(f"Model not found at: {name}")
+        return _existing(path, name)
+    found = (model_store / path).resolve()
+    if not found.is_relative_to(model_store.resolve()):
+        raise ModelNotFound(f"Model not found at: {name}")
+    return _existing(found, name)
+
+
+def _existing(path: Path, url: str) -> Path:
+    if not path.exists():
+        raise ModelNotFound(f"Model not found at: {url}")
+    return path
+
+
+def _require_allowed(url: str, allowed: tuple[str, ...]) -> str:
+    """The pattern that allows it. Patterns are TorchServe's regular expressions, for the whole address."""
+    for pattern in allowed:
+        try:
+            if re.fullmatch(pattern, url):
+                return pattern
+        except re.error:
+            continue  # `management.settings` has refused it at the start
+    raise ModelNotFound(f"Given URL {url} does not match any allowed URL(s)")
+
+
+def _target(url: str, parts: SplitResult, model_store: Path) -> Path:
+    name = unquote(parts.path).rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", name) or not name.endswith((".mar", ".war", *TAR_SUFFIXES)):
+        raise InvalidModel(f"{name!r} is not the name of a .mar or .tar.gz archive.")
+    target = model_store / name
+    if target.exists():
+        raise AlreadyExists(f"Model file already exists {name}")
+    return target
+
+
+def _store(target: Path, url: str, write: Callable[[int], None]) -> None:
+    """Into a hidden file first: a download that fails leaves nothing, and what is there is whole."""
+    descriptor, name = tempfile.mkstemp(prefix=".download-", dir=target.parent)
+    try:
+        write(descriptor)
+        os.fsync(descriptor)
+        os.link(name, target)  # unlike a rename it never overwrites
+    except FileExistsError:
+        raise AlreadyExists(f"Model file already exists {target.name}") from None
+    except (OSError, http.client.HTTPException, ValueError):
+        raise DownloadFailed(f"Failed to download archive from: {url}") from None
+    finally:
+        os.close(descriptor)
+        os.unlink(name)
+
+
+def _from_http(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress: Progress | None, sink: int) -> None:
+    deadline = time.monotonic() + limits.total_seconds
+    for _ in range(MAX_REDIRECTS + 1):
+        pattern = _require_allowed(url, allowed)
+        parts = urlsplit(url)
+        connection = _connect(parts, pattern, limits)
+        try:
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.request("GET", target, headers={"Host": parts.netloc.rpartition("@")[2], "User-Agent": "flambeau"})
+            answer = connection.getresponse()
+            location = answer.getheader("Location")
+            if answer.status in REDIRECTS and location:
+                url = urljoin(url, location)
+                if urlsplit(url).scheme.lower() not in ("http", "https"):
+                    raise DownloadFailed(f"Failed to download archive from: {url}")
+                continue
+            if answer.status != 200:
+                raise OSError(f"status {answer.status}")
+            _copy(answer, sink, limits, deadline, progress)
+            return
+        finally:
+            connection.close()
+    raise OSError("too many redirects")
+
+
+def _copy(
+    answer: http.client.HTTPResponse, sink: int, limits: FetchLimits, deadline: float, progress: Progress | None
+) -> None:
+    total, length = 0, answer.length
+    while piece := answer.read(CHUNK):
+        total += len(piece)
+        if total > limits.max_bytes or time.monotonic() > deadline:
+            raise OSError("too large or too slow")
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(sink, view) :]
+        if progress is not None:
+            progress(total, length)
+    if answer.length:  # http.client counts down what was promised
+        raise OSError("the connection broke off")
+
+
+def _connect(parts: SplitResult, pattern: str, limits: FetchLimits) -> http.client.HTTPConnection:
+    """To the very address that was checked: a second look-up of the name could give another."""
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+    address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+    if not ipaddress.ip_address(address).is_global and not _names(pattern, host):
+        raise ModelNotFound(f"The host {host} is on a private network; allowed_urls must name it.")
+    raw = socket.create_connection((address, port), timeout=limits.connect_seconds)
+    connection = http.client.HTTPConnection(host, port, timeout=limits.connect_seconds)
+    connection.sock = (
+        ssl.create_default_context().wrap_socket(raw, server_hostname=host) if parts.scheme.lower() == "https" else raw
+    )
+    return connection
+
+
+def _names(pattern: str, host: str) -> bool:
+    """Whether a pattern speaks of this very host, and not of any."""
+    return host in pattern.replace("\\.", ".")
+
+
+def _from_s3(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress: Progress | None, sink: int) -> None:
+    try:
+        import boto3
+    except ImportError:
+        raise ExtraMissing("s3:// needs the extra `s3`: pip install 'flambeau[s3]'") from None
+    parts = urlsplit(url)
+    with os.fdopen(os.dup(sink), "wb") as file:
+        boto3.client("s3").download_fileobj(parts.netloc, parts.path.lstrip("/"), file)
+
+
+SOURCES: dict[str, Callable[[str, tuple[str, ...], FetchLimits, Progress | None, int], None]] = {
+    "http": _from_http,
+    "https": _from_http,
+    "s3": _from_s3,
+}
+
+
+def _from_hub(parts: SplitResult) -> Path:
+    """hf://owner/name[@revision]: a snapshot folder in the hub's own cache; HF_HUB_OFFLINE is honoured by the library."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ExtraMissing("hf:// needs the extra `llm`: pip install 'flambeau[llm]'") from None
+    name, _, revision = f"{parts.netloc}{parts.path}".partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None))
+    except Exception as error:  # the hub's client raises what its transports raise
+        raise DownloadFailed(f"Failed to download hf://{name}: {type(error).__name__}") from None
+
+
+def remove_download(fetched: Fetched) -> None:
+    """A model's downloaded archive goes with the model; others' files are never touched."""
+    if fetched.downloaded and fetched.path.is_dir():
+        shutil.rmtree(fetched.path, ignore_errors=True)
+    elif fetched.downloaded:
+        fetched.path.unlink(missing_ok=True)

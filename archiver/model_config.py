@@ -1,0 +1,106 @@
+"""The model's YAML (`--config-file`): the frontend's keys typed, everything kept for the handler.
+
+A wrong type or an unknown key is a warning, never an error: handlers put keys of their own here. What is refused is a
+file that could hurt the server: too large, aliases that multiply, tags that make objects.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from .errors import InvalidModel
+
+MAX_BYTES = 1 << 20
+MAX_ALIASES = 100
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """None: the file does not say. Times as the file has them: seconds, or milliseconds where the name says so."""
+
+    minWorkers: int | None = None
+    maxWorkers: int | None = None
+    batchSize: int | None = None
+    maxBatchDelay: int | None = None  # milliseconds
+    responseTimeout: int | None = None
+    startupTimeout: int | None = None
+    deviceType: str | None = None
+    deviceIds: list[int] | None = None
+    parallelType: str | None = None
+    parallelLevel: int | None = None
+    torchrun: dict[str, Any] | None = None
+    maxRetryTimeoutInSec: int | None = None
+    clientTimeoutInMills: int | None = None
+    jobQueueSize: int | None = None
+    useJobTicket: bool | None = None
+    useVenv: bool | None = None
+    continuousBatching: bool | None = None
+    sequenceBatching: bool | None = None
+    sequenceMaxIdleMSec: int | None = None
+    sequenceTimeoutMSec: int | None = None
+    maxSequenceJobQueueSize: int | None = None
+    maxNumSequence: int | None = None
+    asyncCommunication: bool | None = None
+    raw: dict[str, Any] = field(default_factory=dict)  # the whole document: ctx.model_yaml_config
+    warnings: tuple[str, ...] = ()
+    given: bool = False  # there was a file: TorchServe resets the timeouts that it does not say
+
+
+KINDS: dict[str, type] = {
+    name: next(
+        kind
+        for kind in (bool, str, int, list, dict)
+        if str(annotation).startswith((kind.__name__, f"<class '{kind.__name__}"))
+    )
+    for name, annotation in get_type_hints(ModelConfig).items()
+    if name not in ("raw", "warnings", "given")
+}
+BACKEND_KEYS = {"pt2", "handler", "micro_batching", "deepspeed", "pippy", "slo", "idempotent"}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that counts aliases: a few lines of them can stand for billions of nodes."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """InvalidModel when the file is no YAML mapping that we would read."""
+    if path.stat().st_size > MAX_BYTES:
+        raise InvalidModel(f"The model's YAML is larger than {MAX_BYTES} bytes.")
+    return parse_model_config(path.read_bytes())
+
+
+def parse_model_config(text: bytes | str) -> ModelConfig:
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        detail = f"line {where.line + 1}: {getattr(error, 'problem', '')}" if where else str(error)
+        raise InvalidModel(f"The model's YAML can't be read: {detail}") from None
+    if document is None:
+        return ModelConfig(given=True)
+    if not isinstance(document, dict):
+        raise InvalidModel("The model's YAML is no mapping.")
+    taken: dict[str, Any] = {}
+    warnings: list[str] = []
+    for key, value in document.items():
+        if key not in KINDS:
+            if key not in BACKEND_KEYS and isinstance(key, str) and key.lower() in {k.lower() for k in KINDS}:
+                warnings.append(f"{key} is not known; is {next(k for k in KINDS if k.lower() == key.lower())} meant?")
+        elif value is None or not isinstance(value, KINDS[key]) or (KINDS[key] is int and isinstance(value, bool)):
+            warnings.append(f"{key}: {value!r} is not of type {KINDS[key].__name__} and is ignored")
+        elif isinstance(value, int) and value < 0:
+            warnings.append(f"{key}: {value} is negative and is ignored")
+        else:
+            taken[key] = value
+    return ModelConfig(**taken, raw=document, warnings=tuple(warnings), given=True)

@@ -1,0 +1,121 @@
+"""A corpus of archives that must be refused: name → a function that writes it to a path. Zip and tar each their own."""
+
+import io
+import json
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+MANIFEST = json.dumps({"runtime": "python", "model": {"modelName": "m", "handler": "h.py", "modelVersion": "1.0"}})
+NAMES = {
+    "absolute path": "/tmp/escaped",
+    "parent folder": "../escaped",
+    "parents deep inside": "a/../../../escaped",
+    "sibling prefix": "../modelsX/escaped",
+    "dots in the middle": "a/../escaped",
+    "backslashes": "..\\..\\escaped",
+    "drive letter": "C:/escaped",
+    "newline in a name": "a\nb",
+    "too deep": "/".join(["d"] * 60) + "/f",
+    "too long a name": "n" * 2000,
+}
+
+
+def zip_with(*members: tuple[str | zipfile.ZipInfo, bytes]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("MAR-INF/MANIFEST.json", MANIFEST)
+            for name, data in members:
+                archive.writestr(name, data)
+
+    return write
+
+
+def tar_with(*members: tuple[tarfile.TarInfo, bytes]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with tarfile.open(path, "w:gz") as archive:
+            for info, data in [(tarfile.TarInfo("MAR-INF/MANIFEST.json"), MANIFEST.encode()), *members]:
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+
+    return write
+
+
+def typed(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def zip_typed(name: str, kind: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, (kind | 0o777) << 16
+    return info
+
+
+def truncated(write: Callable[[Path], None], part: float) -> Callable[[Path], None]:
+    def cut(path: Path) -> None:
+        write(path)
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * part)])
+
+    return cut
+
+
+def overlapping(path: Path) -> None:
+    """Two entries of the directory that name the same bytes."""
+    zip_with(("a", b"x" * 1000))(path)
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+    with zipfile.ZipFile(path, "a") as archive:
+        copy = zipfile.ZipInfo("b")
+        first = infos[-1]
+        copy.header_offset, copy.CRC = first.header_offset, first.CRC
+        copy.compress_size, copy.file_size, copy.compress_type = first.compress_size, first.file_size, first.compress_type
+        archive.filelist.append(copy)
+        archive.NameToInfo["b"] = copy
+        archive._didModify = True
+
+
+def flipped(path: Path) -> None:
+    zip_with(("weights.bin", bytes(range(256)) * 40))(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+BOMB = b"\0" * (80 << 20)
+ZIPS: dict[str, Callable[[Path], None]] = {
+    **{f"{what} (zip)": zip_with((name, b"x")) for what, name in NAMES.items()},
+    "symbolic link (zip)": zip_with((zip_typed("link", stat.S_IFLNK), b"/etc/passwd")),
+    "device (zip)": zip_with((zip_typed("dev", stat.S_IFBLK), b"")),
+    "pipe (zip)": zip_with((zip_typed("pipe", stat.S_IFIFO), b"")),
+    "duplicate that differs by case (zip)": zip_with(("h.py", b"1"), ("H.py", b"2")),
+    "file used as a folder (zip)": zip_with(("a", b"1"), ("a/b", b"2")),
+    "folder used as a file (zip)": zip_with(("a/b", b"1"), ("a", b"2")),
+    "overlapping entries (zip)": overlapping,
+    "bomb (zip)": zip_with(("zeros", BOMB)),
+    "truncated at a half (zip)": truncated(zip_with(("h.py", b"x" * 5000)), 0.5),
+    "truncated at the end (zip)": truncated(zip_with(("h.py", b"x" * 5000)), 0.97),
+    "bits flipped (zip)": flipped,
+    "no zip at all": lambda path: path.write_bytes(b"this is no zip") and None,
+    "empty file (zip)": lambda path: path.write_bytes(b"") and None,
+}
+TARS: dict[str, Callable[[Path], None]] = {
+    **{f"{what} (tar)": tar_with((tarfile.TarInfo(name), b"x")) for what, name in NAMES.items()},
+    "symbolic link (tar)": tar_with((typed("link", tarfile.SYMTYPE, "/etc"), b"")),
+    "link, then a file through it (tar)": tar_with(
+        (typed("l", tarfile.SYMTYPE, "/tmp"), b""), (tarfile.TarInfo("l/escaped"), b"x")
+    ),
+    "hard link (tar)": tar_with((typed("link", tarfile.LNKTYPE, "../../etc/passwd"), b"")),
+    "block device (tar)": tar_with((typed("dev", tarfile.BLKTYPE), b"")),
+    "character device (tar)": tar_with((typed("dev", tarfile.CHRTYPE), b"")),
+    "pipe (tar)": tar_with((typed("pipe", tarfile.FIFOTYPE), b"")),
+    "duplicate (tar)": tar_with((tarfile.TarInfo("h.py"), b"1"), (tarfile.TarInfo("h.py"), b"2")),
+    "bomb (tar)": tar_with((tarfile.TarInfo("zeros"), BOMB)),
+    "truncated at a half (tar)": truncated(tar_with((tarfile.TarInfo("h.py"), bytes(range(256)) * 400)), 0.5),
+    "no tar at all": lambda path: path.write_bytes(b"this is no tar") and None,
+    "empty file (tar)": lambda path: path.write_bytes(b"") and None,
+}

@@ -1,0 +1,113 @@
+import http.server
+import threading
+
+import pytest
+
+from flambeau.archiver import fetch as fetching
+from flambeau.archiver.errors import AlreadyExists, DownloadFailed, ModelNotFound
+from flambeau.archiver.fetch import fetch
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "m.mar").write_bytes(b"archive")
+    (tmp_path / "outside.mar").write_bytes(b"secret")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def web():
+    """A web server on loopback: /good.mar answers, /there redirects to where the test says."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        to = ""
+
+        def do_GET(self):
+            if self.path == "/there.mar":
+                self.send_response(302)
+                self.send_header("Location", type(self).to)
+                self.end_headers()
+            elif self.path in ("/good.mar", "/short.mar"):
+                self.send_response(200)
+                self.send_header("Content-Length", "7" if self.path == "/good.mar" else "70")
+                self.end_headers()
+                self.wfile.write(b"archive")
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.url, server.handler = f"http://127.0.0.1:{server.server_port}", Handler
+    yield server
+    server.shutdown()
+
+
+ALLOWED = ("http://127.0.0.1.*",)
+
+
+def test_a_plain_name_is_a_file_of_the_model_store(store):
+    assert fetch("m.mar", store).path == store / "m.mar"
+
+
+@pytest.mark.parametrize("url", ["../outside.mar", "..%2foutside.mar", "%2e%2e/outside.mar", "a/../../outside.mar"])
+def test_no_name_leads_out_of_the_model_store(store, url):
+    with pytest.raises(ModelNotFound, match="Relative path is not allowed in url"):
+        fetch(url, store)
+
+
+def test_a_link_in_the_store_does_not_lead_out_of_it(store):
+    (store / "link.mar").symlink_to(store.parent / "outside.mar")
+
+    with pytest.raises(ModelNotFound, match="Model not found at: link"):
+        fetch("link.mar", store)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.invalid/x.mar", "file:///etc/x.mar", "https://user@127.0.0.1.evil.example/x.mar"]
+)
+def test_what_no_pattern_allows_is_refused(store, url):
+    with pytest.raises(ModelNotFound, match="does not match any allowed URL"):
+        fetch(url, store, ("http://good.example/.*",))
+
+
+def test_an_absolute_path_is_the_operator_s_to_name(store):
+    outside = str(store.parent / "outside.mar")
+
+    with pytest.raises(ModelNotFound):
+        fetch(outside, store)
+    assert fetch(outside, store, trusted=True).path == store.parent / "outside.mar"
+
+
+def test_a_download_is_kept_in_the_store_and_never_overwrites(store, web):
+    fetched = fetch(f"{web.url}/good.mar", store, ALLOWED)
+
+    assert fetched.downloaded and fetched.path.read_bytes() == b"archive"
+    with pytest.raises(AlreadyExists, match=r"Model file already exists good\.mar"):
+        fetch(f"{web.url}/good.mar", store, ALLOWED)
+
+
+@pytest.mark.parametrize("name", ["gone.mar", "short.mar"])
+def test_a_download_that_fails_leaves_nothing(store, web, name):
+    with pytest.raises(DownloadFailed, match=f"Failed to download archive from: {web.url}/{name}"):
+        fetch(f"{web.url}/{name}", store, ALLOWED)
+    assert [path.name for path in store.iterdir()] == ["m.mar"]
+
+
+@pytest.mark.parametrize("to", ["http://169.254.169.254/latest.mar", "file:///etc/passwd", "http://localhost:1/x.mar"])
+def test_a_redirect_must_be_allowed_too(store, web, to):
+    web.handler.to = to
+
+    with pytest.raises((ModelNotFound, DownloadFailed)):
+        fetch(f"{web.url}/there.mar", store, ALLOWED)
+    assert [path.name for path in store.iterdir()] == ["m.mar"]
+
+
+def test_a_public_name_that_resolves_to_a_private_address_is_refused(store, monkeypatch):
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("10.0.0.8", 80))])
+
+    with pytest.raises(ModelNotFound, match="private network"):
+        fetch("http://models.example/x.mar", store, ("https?://.*",))

@@ -1,0 +1,164 @@
+"""The inference application of one HTTP process: which request goes where, and what all answers have in common.
+
+A connection hands over each request as an `Exchange`. Those for a model go straight to `predict`; the others to the
+routes that the protocol modules in `PROTOCOLS` bring. Not for: listening, which is `server`.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote
+
+from . import torchserve
+from .access_log import AccessLog
+from .connection import Connection
+from .control import Control
+from .errors import MethodNotAllowed, NotFound, RequestError
+from .exchange import FIXED, Exchange
+from .metrics import Metrics
+from .models import TICK_SECONDS, Models
+from .options import FrontendOptions
+from .predict import Target, predict, respond, respond_error
+from .web import Request, Route, Router, start_task
+
+logger = logging.getLogger(__name__)
+
+PROTOCOLS: tuple[Callable[[Models, FrontendOptions], list[Route]], ...] = (torchserve.routes,)
+MAX_TARGETS = 10_000  # URLs remembered; a client that varies them must not fill our memory
+
+
+class App:
+    """Made inside the running event loop; `tick()` and `close()` are its owner's to call."""
+
+    def __init__(self, runtime: Path, options: FrontendOptions) -> None:
+        loop = asyncio.get_running_loop()
+        self.options = options
+        self.draining = False
+        self.connections: set[Connection] = set()
+        self.fixed_headers = FIXED + cors_headers(options)
+        self.metrics = Metrics(Path(options.metrics_folder or runtime / "metrics"), loop.call_later)
+        control = Control(runtime / "control.sock")
+        self.models = Models(
+            runtime, self.metrics, control.stalled, control.wake, options.max_response_bytes, options.stream_buffer_bytes
+        )
+        self._router = Router([route for routes in PROTOCOLS for route in routes(self.models, options)])
+        self._access_log = AccessLog(Path(options.access_log) if options.access_log else None)
+        self._targets: dict[bytes, Target | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.request_id = request_ids()
+        self._ticks = 0
+
+    # what connections ask
+
+    def begin(self, exchange: Exchange) -> None:
+        """A request has come wholly."""
+        exchange.started_at = time.perf_counter()
+        try:
+            target = self._target(exchange.url)
+            if target is not None:
+                predict(exchange, target, self.options)
+            else:
+                self._begin_route(exchange)
+        except RequestError as error:
+            self.refuse(exchange, error)
+
+    def refuse(self, exchange: Exchange, error: RequestError) -> None:
+        respond(exchange, error)
+
+    def done(self, exchange: Exchange) -> None:
+        """The answer is written, or the client has left (then its status may be 0)."""
+        status = exchange.status or 499
+        self.metrics.statuses[min(status // 100, 5)] += 1
+        self.metrics.changed()
+        connection, seconds = exchange.connection, exchange.seconds() if exchange.started_at else 0.0
+        self._access_log.add(connection.client_text, exchange.method, exchange.url, exchange.version, status, seconds)
+
+    def _target(self, url: bytes) -> Target | None:
+        if self.models.refresh():
+            self._targets.clear()
+            self.draining = self.models.table.draining
+        try:
+            return self._targets[url]
+        except KeyError:
+            target = torchserve.target(self.models, url, self.options)
+            if len(self._targets) >= MAX_TARGETS:
+                self._targets.clear()
+            self._targets[url] = target
+            return target
+
+    def _begin_route(self, exchange: Exchange) -> None:
+        path = unquote(exchange.url.partition(b"?")[0].decode("latin-1"), errors="replace")
+        route, rest, known = self._router.find(exchange.method.decode(), path)
+        if route is None:
+            raise MethodNotAllowed() if known else NotFound()
+        task = start_task(self._answer(exchange, route, path, rest), self._tasks)
+        exchange.on_leave = task.cancel
+
+    async def _answer(self, exchange: Exchange, route: Route, path: str, rest: str) -> None:
+        try:
+            if route.asgi is not None:
+                await route.asgi(exchange.scope(), exchange.receive, exchange.send)
+            elif route.handler is not None:
+                await route.handler(Request(exchange, path, rest))
+            if not exchange.complete:
+                raise RuntimeError(f"{route.path} was left unanswered")
+        except asyncio.CancelledError:
+            if not exchange.complete:  # we go down; a client that left is not there to be told
+                exchange.cut()
+        except RequestError as error:
+            self._failed(exchange, error)
+        except Exception:
+            logger.exception("%s %s failed", exchange.method.decode(), route.path)
+            self._failed(exchange, None)
+
+    def _failed(self, exchange: Exchange, error: RequestError | None) -> None:
+        if exchange.status:
+            exchange.cut()
+        elif error is not None:
+            respond(exchange, error)
+        else:
+            respond_error(exchange, 500, "InternalServerException", "Internal server error.", [])
+
+    # what the process does
+
+    def tick(self) -> None:
+        """Ten times a second."""
+        now = asyncio.get_running_loop().time()
+        if self.models.refresh():
+            self._targets.clear()
+        self.models.tick(now)
+        self.draining = self.draining or self.models.table.draining
+        self._access_log.flush()
+        self._ticks += 1
+        if self._ticks % int(1 / TICK_SECONDS) == 0:
+            self._access_log.reopen()
+            for connection in list(self.connections):
+                connection.check(now)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._access_log.close()
+        self.metrics.close()
+
+
+def cors_headers(options: FrontendOptions) -> bytes:
+    cors = options.cors
+    given = {
+        "Access-Control-Allow-Origin": cors.allowed_origin,
+        "Access-Control-Allow-Methods": cors.allowed_methods,
+        "Access-Control-Allow-Headers": cors.allowed_headers,
+    }
+    return "".join(f"{name}: {value}\r\n" for name, value in given.items() if value).encode()
+
+
+def request_ids() -> Callable[[], str]:
+    """UUIDs (version 4 in form) at the price of a counter: one random prefix per process."""
+    bits = random.SystemRandom().getrandbits(128)
+    prefix = f"{bits & 0xFFFFFFFF:08x}-{bits >> 32 & 0xFFFF:04x}-4{bits >> 48 & 0xFFF:03x}-a{bits >> 60 & 0xFFF:03x}-"
+    counter = itertools.count(bits >> 80)
+    return lambda: prefix + "%012x" % (next(counter) & 0xFFFFFFFFFFFF)

@@ -1,0 +1,168 @@
+"""Which worker answers a request: per model version, the one with the fewest requests in flight, else the queue.
+
+A worker is sent at most its credit (two batches: one runs, one waits beside it); the remainder waits here, first in first
+out, and when `job_queue_size` requests wait, wherever they do, the next is refused at once. Not for: finding the model,
+which is `models`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from ..management.routing import ModelRoute, Replica
+from .errors import ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, WorkerDied
+from .link import Call, Link
+from .metrics import ModelMetrics
+
+
+class ModelQueue:
+    """One version of one model. `route` is the newest that the control plane has published."""
+
+    def __init__(self, route: ModelRoute, metrics: ModelMetrics, on_stalled: Callable[[str], None]) -> None:
+        self.route = route
+        self.metrics = metrics
+        self.waiting: deque[Call] = deque()
+        self.outstanding = 0  # waiting here or in flight
+        self._links: dict[str, Link] = {}  # by worker; at most one each
+        self._open: list[Link] = []  # those that may be sent requests
+        self._limit = route.job_queue_size
+        self._on_stalled = on_stalled
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.update(route)
+
+    # requests
+
+    def submit(self, call: Call) -> None:
+        """Sends it, or lets it wait; one of the errors of `errors` when it can do neither."""
+        if self.outstanding >= self._limit or not self._open:
+            self._refuse_or_wait()
+        self.outstanding += 1
+        now = call.submitted = self._loop.time()
+        if not self.waiting and (link := self._least_busy()) is not None:
+            link.send(call, now)
+        else:
+            self.waiting.append(call)
+        self.metrics.pending(self.outstanding, len(self.waiting))
+
+    def cancel(self, call: Call) -> None:
+        """The client has left: what waits is never run, what runs is told to stop."""
+        if call.cancelled:
+            return
+        self.metrics.cancelled += 1
+        if call.link is not None:
+            call.link.cancel(call)
+            return
+        call.cancelled = True
+        try:
+            self.waiting.remove(call)
+        except ValueError:
+            return
+        self._ended(1)
+
+    def _refuse_or_wait(self) -> None:
+        route = self.route
+        if not self._open and not (route.replicas or route.wanted_workers or route.wake_on_request):
+            self.metrics.rejected += 1
+            raise NoWorker(route.name, None)
+        if self.outstanding >= self._limit:
+            self.metrics.rejected += 1
+            raise NoTicket(route.name) if route.use_job_ticket else QueueFull(route.name, route.job_queue_size)
+
+    def _least_busy(self) -> Link | None:
+        best, fewest = None, 1 << 30
+        for link in self._open:
+            busy = len(link.in_flight)
+            if busy < link.credit and busy < fewest:
+                best, fewest = link, busy
+        return best
+
+    def _ended(self, calls: int) -> None:
+        self.outstanding -= calls
+        self.metrics.pending(self.outstanding, len(self.waiting))
+
+    # what links tell
+
+    def opened(self, link: Link) -> None:
+        self._open.append(link)
+        self._measure()
+        self._refill()
+
+    def freed(self, link: Link, calls: int) -> None:
+        self._ended(calls)
+        if self.waiting:
+            self._refill()
+
+    def leaving(self, link: Link) -> None:
+        if link in self._open:
+            self._open.remove(link)
+            self._measure()
+
+    def lost(self, link: Link) -> None:
+        self.leaving(link)
+        if self._links.get(link.worker_id) is link:
+            del self._links[link.worker_id]  # `tick` connects again as long as the table lists the worker
+
+    def _refill(self) -> None:
+        while self.waiting and (link := self._least_busy()) is not None:
+            link.send(self.waiting.popleft(), self._loop.time())
+
+    def _measure(self) -> None:
+        """How many requests may be here at once: those that workers run, and those that wait."""
+        running = sum(max(self.route.batch_size, link.credit - self.route.batch_size) for link in self._open)
+        self._limit = running + (0 if self.route.use_job_ticket and self._open else self.route.job_queue_size)
+
+    # what the control plane tells
+
+    def update(self, route: ModelRoute) -> None:
+        self.route = route
+        listed = {replica.worker_id for replica in route.replicas}
+        for worker_id in self._links.keys() - listed:
+            link = self._links.pop(worker_id)
+            self.leaving(link)
+            link.retire()
+        self._measure()
+        self._connect()
+        if not (route.replicas or route.wanted_workers or route.wake_on_request):
+            self._fail_waiting(NoWorker(route.name, None))
+
+    def remove(self) -> None:
+        """The version is unregistered: what waits still goes to its workers, which finish what they are sent."""
+        while self.waiting and self._open:
+            link = min(self._open, key=lambda link: len(link.in_flight))
+            link.send(self.waiting.popleft(), self._loop.time())
+        for link in list(self._links.values()):
+            self.leaving(link)
+            link.retire()
+        self._fail_waiting(ModelNotFound(self.route.name))
+
+    def _connect(self) -> None:
+        for replica in self.route.replicas:
+            if replica.worker_id not in self._links:
+                self._links[replica.worker_id] = link = self._link_to(replica)
+                task = self._loop.create_task(link.connect())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _link_to(self, replica: Replica) -> Link:
+        return Link(replica.worker_id, replica.address, self, self._loop)
+
+    def _fail_waiting(self, error: RequestError) -> None:
+        calls, self.waiting = list(self.waiting), deque()
+        self._ended(len(calls))
+        for call in calls:
+            call.cancelled = True
+            call.failed(error)
+
+    def tick(self, now: float) -> None:
+        """Some times a second: connect to new workers, give up those that are silent."""
+        self._connect()
+        timeout = self.route.response_timeout_seconds
+        for link in list(self._links.values()):
+            if link.in_flight and now - link.heard > timeout:
+                calls, link.in_flight = list(link.in_flight.values()), {}
+                self._on_stalled(link.worker_id)
+                link.close()
+                link.fail(calls, WorkerDied(f"It gave no answer for {timeout:g} s (responseTimeout) and is replaced."))
+        if not self._open and self.waiting and now - self.waiting[0].submitted > timeout:
+            self._fail_waiting(NoWorker(self.route.name, None))

@@ -1,0 +1,138 @@
+"""What the data plane counts: plain numbers per request, copied every few milliseconds to files the control plane reads.
+
+The files are those of prometheus_client's multiprocess mode, so its MultiProcessCollector adds up the HTTP processes; but a
+request only adds to Python numbers here, which costs a tenth of what the library's counters cost. Only registered
+models become labels. Not for: the exposition on 8082.
+"""
+
+import os
+import socket
+from bisect import bisect_left
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
+FLUSH_SECONDS = 0.005
+
+# TorchServe's counters, then ours; name → help
+COUNTERS = {
+    "ts_inference_requests_total": "Total number of inference requests.",
+    "ts_inference_latency_microseconds": "Cumulative inference duration in microseconds.",
+    "ts_queue_latency_microseconds": "Cumulative queue duration in microseconds.",
+    "flambeau_requests_arrived_total": "Requests for this model, refused ones too.",
+    "flambeau_requests_completed_total": "Requests that a worker has answered.",
+    "flambeau_requests_rejected_total": "Requests refused because the queue was full or no worker was there.",
+    "flambeau_requests_cancelled_total": "Requests whose client left before the answer.",
+}
+GAUGES = {
+    "flambeau_requests_in_flight": "Requests that workers have.",
+    "flambeau_requests_waiting": "Requests that wait in the queue of an HTTP process.",
+}
+HISTOGRAM = "flambeau_request_seconds"
+HISTOGRAM_HELP = "From the request's last byte to the answer's first, in seconds."
+STATUSES = {2: "Requests2XX", 4: "Requests4XX", 5: "Requests5XX"}
+
+
+class ModelMetrics:
+    """One model version's numbers, in this process."""
+
+    __slots__ = (
+        "_changed", "arrived", "buckets", "cancelled", "completed", "in_flight", "labels", "queue_seconds", "rejected",
+        "seconds", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, name: str, version: str, changed: Callable[[], None]) -> None:
+        self.labels = (name, version)
+        self.arrived = self.completed = self.rejected = self.cancelled = self.in_flight = self.waiting = 0
+        self.seconds = self.queue_seconds = 0.0
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self._changed = changed
+
+    def pending(self, outstanding: int, waiting: int) -> None:
+        self.in_flight = outstanding - waiting
+        self.waiting = waiting
+        self._changed()
+
+    def observe(self, seconds: float, queue_seconds: float) -> None:
+        self.completed += 1
+        self.seconds += seconds
+        self.queue_seconds += queue_seconds
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+
+
+class Metrics:
+    """All of this process' numbers. `later(seconds, callback)` is the event loop's timer."""
+
+    def __init__(self, folder: Path, later: Callable[[float, Callable[[], None]], object]) -> None:
+        folder.mkdir(exist_ok=True)
+        pid = os.getpid()
+        self._counters = MmapedDict(str(folder / f"counter_{pid}.db"))
+        self._histograms = MmapedDict(str(folder / f"histogram_{pid}.db"))
+        self._gauges = MmapedDict(str(folder / f"gauge_livesum_{pid}.db"))
+        self._later = later
+        self._scheduled = self._closed = False
+        self._models: dict[tuple[str, str], _Exported] = {}
+        self._hostname = socket.gethostname()
+        self._status_keys = {
+            digit: _key(name, name, ("Level", "Hostname"), ("Host", self._hostname), f"Responses with status {digit}XX.")
+            for digit, name in STATUSES.items()
+        }
+        self.statuses = [0] * 6  # answers by the status' first digit
+
+    def model(self, name: str, version: str) -> ModelMetrics:
+        """The same object each time, also when a model comes back after it was unregistered."""
+        if (exported := self._models.get((name, version))) is None:
+            exported = self._models[name, version] = _Exported(ModelMetrics(name, version, self.changed), self._hostname)
+        return exported.metrics
+
+    def changed(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        self._scheduled = False
+        if self._closed:
+            return
+        for digit, key in self._status_keys.items():
+            self._counters.write_value(key, float(self.statuses[digit]), 0.0)
+        for exported in self._models.values():
+            exported.write(self._counters, self._gauges, self._histograms)
+
+    def close(self) -> None:
+        self.flush()
+        self._closed = True
+        for file in (self._counters, self._histograms, self._gauges):
+            file.close()
+
+
+class _Exported:
+    """A model's numbers and the keys under which they stand in the files."""
+
+    def __init__(self, metrics: ModelMetrics, hostname: str) -> None:
+        self.metrics = metrics
+        names, values = ("model_name", "model_version", "hostname"), (*metrics.labels, hostname)
+        self._counters = [_key(name, name, names, values, help) for name, help in COUNTERS.items()]
+        self._gauges = [_key(name, name, names, values, help) for name, help in GAUGES.items()]
+        bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+        self._buckets = [
+            _key(HISTOGRAM, f"{HISTOGRAM}_bucket", (*names, "le"), (*values, bound), HISTOGRAM_HELP) for bound in bounds
+        ]
+        self._sum = _key(HISTOGRAM, f"{HISTOGRAM}_sum", names, values, HISTOGRAM_HELP)
+
+    def write(self, counters: MmapedDict, gauges: MmapedDict, histograms: MmapedDict) -> None:
+        m = self.metrics
+        counts = (m.completed, m.seconds * 1e6, m.queue_seconds * 1e6, m.arrived, m.completed, m.rejected, m.cancelled)
+        for key, count in zip(self._counters, counts, strict=True):
+            counters.write_value(key, float(count), 0.0)
+        for key, value in zip(self._gauges, (m.in_flight, m.waiting), strict=True):
+            gauges.write_value(key, float(value), 0.0)
+        for key, count in zip(self._buckets, m.buckets, strict=True):
+            histograms.write_value(key, float(count), 0.0)
+        histograms.write_value(self._sum, m.seconds, 0.0)
+
+
+def _key(metric: str, name: str, labels: tuple[str, ...], values: tuple[str, ...], help: str) -> str:
+    return str(mmap_key(metric, name, list(labels), list(values), help))

@@ -1,0 +1,154 @@
+"""`python -m flambeau.frontend.server RUNTIME`: gunicorn's master and the HTTP processes it keeps alive.
+
+The supervisor execs this after it has written `frontend.json` (`options`) and made its RouteWriter. gunicorn binds the
+addresses, starts the processes and replaces the dead; each runs one uvloop event loop with our connection class. Not for:
+settings, which have been read by then.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import functools
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.base import Worker
+from prometheus_client.multiprocess import mark_process_dead
+
+from .app import App
+from .connection import Connection, tls_context
+from .models import TICK_SECONDS
+from .options import FrontendOptions, read_options
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+HEARTBEAT_SECONDS = 30  # a process whose event loop stands still for so long is replaced by gunicorn
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="flambeau.frontend.server", description="The inference server's HTTP processes.")
+    parser.add_argument("runtime", type=Path, help="the runtime folder, with frontend.json in it")
+    runtime = parser.parse_args().runtime
+    die_with(os.getppid())
+    Master(runtime, read_options(runtime)).run()
+
+
+class Master(BaseApplication):  # type: ignore[misc]
+    """gunicorn, configured by us alone: no command line, no files, no environment."""
+
+    def __init__(self, runtime: Path, options: FrontendOptions) -> None:
+        self.runtime = runtime
+        self.options = options
+        super().__init__()
+
+    def load_config(self) -> None:
+        options = self.options
+        settings = {
+            "bind": [gunicorn_address(bind) for bind in options.binds],
+            "workers": options.processes,
+            "worker_class": HttpProcess,
+            "backlog": BACKLOG,
+            "umask": 0o077,  # of unix sockets
+            "timeout": HEARTBEAT_SECONDS,
+            "graceful_timeout": int(options.drain_seconds + options.drain_delay_seconds + 1),
+            "errorlog": options.server_log or "-",
+            "loglevel": "debug" if options.debug else "warning",
+            "proc_name": "flambeau-http",
+            "control_socket_disable": True,
+            "post_fork": lambda arbiter, worker: die_with(arbiter.pid),
+            "child_exit": lambda arbiter, worker: mark_process_dead(worker.pid, str(metrics_folder(self.runtime, options))),
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return None  # HttpProcess makes its App itself, inside its event loop
+
+
+class HttpProcess(Worker):  # type: ignore[misc]
+    """One event loop. SIGTERM drains it, a second one ends it."""
+
+    def init_signals(self) -> None:
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # a terminal sends it to all of us; the supervisor decides what it means
+
+    def run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        master: Any = self.app
+        runtime, options = master.runtime, master.options
+        logging.getLogger("flambeau").handlers = self.log.error_log.handlers
+        app = App(runtime, options)
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        ticking = loop.create_task(self._tick(app))
+        tls = tls_context(options)
+        servers = [
+            await loop.create_server(
+                functools.partial(Connection, app),
+                sock=listener,
+                backlog=BACKLOG,
+                ssl=tls if bind.startswith("https:") else None,
+            )
+            for bind, listener in zip(options.binds, self.sockets, strict=True)
+        ]
+        await stop.wait()
+        loop.remove_signal_handler(signal.SIGTERM)
+        await drain(app, servers)
+        ticking.cancel()
+        app.close()
+
+    async def _tick(self, app: App) -> None:
+        while True:
+            self.notify()
+            try:
+                app.tick()
+            except Exception:
+                logger.exception("a tick failed")
+            await asyncio.sleep(TICK_SECONDS)
+
+
+async def drain(app: App, servers: list[asyncio.Server]) -> None:
+    """Unready, still serving; then no new connections; then the idle ones end, the busy ones after their answers."""
+    loop = asyncio.get_running_loop()
+    app.draining = True
+    await asyncio.sleep(app.options.drain_delay_seconds)
+    for server in servers:
+        server.close()
+    deadline = loop.time() + app.options.drain_seconds
+    while (busy := [connection for connection in app.connections if connection.shutdown()]) and loop.time() < deadline:
+        await asyncio.sleep(0.02)
+    if busy:
+        logger.warning("%d requests are cut off: they took longer than %g s to drain", len(busy), app.options.drain_seconds)
+
+
+def gunicorn_address(bind: str) -> str:
+    return bind.removeprefix("http://").removeprefix("https://").rstrip("/")
+
+
+def metrics_folder(runtime: Path, options: FrontendOptions) -> Path:
+    return Path(options.metrics_folder) if options.metrics_folder else runtime / "metrics"
+
+
+def die_with(parent: int) -> None:
+    """When the parent ends, however it does, the kernel ends this process."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+import asyncio
+import time
+
+from .conftest import until
+
+HOLD = b'{"do": "hold"}'
+
+
+async def clients(plane, count):
+    return [await plane.client() for _ in range(count)]
+
+
+def test_of_n_plus_k_requests_beyond_the_one_that_runs_exactly_k_are_refused_at_once(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker, job_queue_size=5)
+        first, *others = await clients(plane, 1 + 5 + 3)
+        first.send("/predictions/m", HOLD)
+        await until(lambda: worker.held)
+
+        begun = time.perf_counter()
+        for client in others:
+            client.send("/predictions/m", HOLD)
+        tasks = [asyncio.create_task(client.answer()) for client in others]
+        done, waiting = await asyncio.wait(tasks, timeout=0.3)
+
+        assert sorted(task.result().status for task in done) == [503] * 3
+        assert all(task.result().headers["retry-after"] == "1" for task in done)
+        assert len(waiting) == 5
+        assert time.perf_counter() - begun < 1
+        while waiting:
+            worker.release()
+            _, waiting = await asyncio.wait(waiting, timeout=0.05)
+        assert sum(task.result().status == 200 for task in tasks) == 5
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_while_it_waits_is_never_run(run):
+    async def scenario(plane):
+        worker = await plane.worker(credit=1)
+        plane.publish(worker)
+        running, leaving, staying = await clients(plane, 3)
+        running.send("/predictions/m", HOLD)
+        await until(lambda: worker.held)
+        leaving.send("/predictions/m", b"left")
+        await until(lambda: plane.app.models.find("m").waiting)
+        staying.send("/predictions/m", b"stayed")
+        await until(lambda: len(plane.app.models.find("m").waiting) == 2)
+
+        leaving.writer.close()
+        await until(lambda: len(plane.app.models.find("m").waiting) == 1)
+        worker.release()
+
+        assert (await staying.answer()).body == b"stayed"
+        assert b"left" not in [body for _, body in worker.requests]
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_while_it_runs_is_cancelled(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker)
+        client = await plane.client()
+        client.send("/predictions/m", b'{"do": "begin"}')
+        await client.reader.readuntil(b"first")
+
+        client.writer.close()
+
+        await until(lambda: worker.cancelled)
+        await until(lambda: plane.app.models.find("m").outstanding == 0)
+
+    run(scenario)
+
+
+def test_a_worker_that_dies_costs_only_what_it_was_running(run):
+    async def scenario(plane):
+        doomed, healthy = await plane.worker("w1"), await plane.worker("w2")
+        plane.publish(doomed)
+        first, second = await clients(plane, 2)
+        first.send("/predictions/m", HOLD)
+        await until(lambda: doomed.held)
+        plane.publish(doomed, healthy)
+
+        doomed.die()
+
+        answer = await first.answer()
+        assert (answer.status, b"Worker died." in answer.body) == (500, True)
+        assert (await second.ask("/predictions/m", b"x")).body == b"x"
+
+    run(scenario)
+
+
+def test_a_silent_worker_is_given_up_and_reported(run, runtime):
+    async def scenario(plane):
+        told = []
+
+        async def control(reader, writer):
+            told.append(await reader.readline())
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_unix_server(control, str(runtime / "control.sock"))
+        worker = await plane.worker()
+        plane.publish(worker, response_timeout_seconds=0.2)
+        client = await plane.client()
+
+        begun = time.perf_counter()
+        answer = await client.ask("/predictions/m", HOLD)
+
+        assert answer.status == 500
+        assert 0.2 <= time.perf_counter() - begun < 2
+        await until(lambda: told == [b"POST /internal/stalled/w1 HTTP/1.1\r\n"])
+        server.close()
+
+    run(scenario)
+
+
+def test_nothing_is_sent_to_a_worker_that_has_not_said_hello(run):
+    async def scenario(plane):
+        deaf = await plane.worker("w1", hello=False)
+        good = await plane.worker("w2")
+        plane.publish(deaf, good)
+        client = await plane.client()
+
+        answers = [(await client.ask("/predictions/m", b"%d" % number)).status for number in range(4)]
+
+        assert answers == [200] * 4
+        assert deaf.requests == []
+
+    run(scenario)
+
+
+def test_a_worker_that_goes_away_finishes_what_it_has(run):
+    async def scenario(plane):
+        old, new = await plane.worker("w1"), await plane.worker("w2")
+        plane.publish(old)
+        first, second = await clients(plane, 2)
+        first.send("/predictions/m", HOLD)
+        await until(lambda: old.held)
+
+        old.go_away()
+        plane.publish(new)
+        assert (await second.ask("/predictions/m", b"to the new one")).status == 200
+        old.release()
+
+        assert (await first.answer()).body == HOLD
+        assert len(old.requests) == 1
+
+    run(scenario)
+
+
+def test_the_version_that_the_table_names_answers_from_then_on(run):
+    async def scenario(plane):
+        one, two = await plane.worker("w1"), await plane.worker("w2")
+        plane.publish(one, version="1.0")
+        client = await plane.client()
+        await client.ask("/predictions/m", b"x")
+        plane.routes.clear()
+        plane.publish(two, version="2.0")
+
+        answer = await client.ask("/predictions/m", b"x")
+
+        assert answer.status == 200
+        assert (len(one.requests), len(two.requests)) == (1, 1)
+
+    run(scenario)
+
+
+def test_without_workers_the_refusal_says_so_and_names_the_version_when_it_was_asked_for(run):
+    async def scenario(plane):
+        plane.publish()
+        plain, versioned = await clients(plane, 2)
+
+        assert b'Model \\"m\\" has no worker' in (await plain.ask("/predictions/m")).body
+        assert b'Model \\"m\\" Version 1.0\\" has no worker' in (await versioned.ask("/predictions/m/1.0")).body
+
+    run(scenario)
+
+
+def test_requests_wait_for_a_worker_that_is_on_its_way(run):
+    async def scenario(plane):
+        plane.publish(wanted_workers=1)
+        client = await plane.client()
+        client.send("/predictions/m", b"early")
+        await until(lambda: plane.app.models.find("m").waiting)
+
+        plane.publish(await plane.worker())
+
+        assert (await client.answer()).body == b"early"
+
+    run(scenario)
+
+
+def test_a_request_that_waits_longer_than_the_client_timeout_is_told(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker, client_timeout_seconds=0.1)
+        client = await plane.client()
+
+        answer = await client.ask("/predictions/m", HOLD)
+
+        assert answer.status == 504
+        await until(lambda: worker.cancelled)
+
+    run(scenario)

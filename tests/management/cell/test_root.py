@@ -1,0 +1,76 @@
+"""The shared root: layout, lock, and what is said when something is not there."""
+
+import pytest
+
+from flambeau.management.cell.errors import SaxError
+from flambeau.management.cell.root import CellRoot, Location, cells, own_address, required_root
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = CellRoot(str(tmp_path), "/sax/test")
+    root.create(f"{tmp_path}/fs")
+    return root
+
+
+def test_a_new_cell_has_config_key_and_state(root, tmp_path):
+    root.state().write("state.json", b"{}")
+
+    assert (tmp_path / "fs/sax/test/state.json").read_bytes() == b"{}"
+    assert len(root.key()) == 64 and (tmp_path / "sax/test/key").stat().st_mode & 0o77 == 0
+    assert cells(str(tmp_path)) == ["test"]
+
+
+def test_configured_again_it_keeps_its_key(root, tmp_path):
+    key = root.key()
+
+    root.create(f"{tmp_path}/fs2", "acl/all")
+
+    assert root.key() == key and root.config().fs_root.endswith("fs2")
+
+
+def test_what_is_missing_is_named(root, tmp_path):
+    with pytest.raises(SaxError, match="no admin server has ever run"):
+        root.location()
+    with pytest.raises(SaxError, match='"/nowhere/sax/test" is not a directory'):
+        CellRoot("/nowhere", "/sax/test").location()
+    with pytest.raises(SaxError, match="SAX_ROOT"):
+        required_root(None, {})
+
+
+def test_one_admin_holds_the_lock(root):
+    first, second = root.lock(), root.lock()
+    first.release()
+    third = root.lock()
+
+    assert second is None and third is not None
+    third.release()
+
+
+def test_the_location_is_replaced_as_a_whole(root):
+    root.announce(Location(address="127.0.0.1:1", incarnation="a"))
+    root.announce(Location(address="127.0.0.1:2", incarnation="b"))
+
+    assert root.location() == Location(address="127.0.0.1:2", incarnation="b")
+
+
+def test_a_root_may_be_a_url():
+
+    root = CellRoot("memory://cells", "/sax/test")
+    root.create("memory://state")
+    root.announce(Location(address="127.0.0.1:1", incarnation="a"))
+
+    assert root.location().address == "127.0.0.1:1" and cells("memory://cells") == ["test"]
+    assert root.lock() is not None
+    root.delete()
+    assert cells("memory://cells") == []
+
+
+def test_an_unknown_scheme_is_refused_clearly():
+    with pytest.raises(SaxError, match="nosuch://x"):
+        CellRoot("nosuch://x", "/sax/test").create("/tmp/x")
+
+
+def test_a_debugged_process_says_loopback():
+    assert own_address({"SAX_DEBUG_IPADDR": "1"}) == "127.0.0.1"
+    assert own_address({}).count(".") == 3

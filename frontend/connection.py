@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._length: bytes | None = None
         self._host: bytes | None = None
         self._expects_continue = False
+        self._unsent: list[bytes | memoryview] = []
         self._deaf = False  # what still comes is not read
 
     # the transport's callbacks
@@ -250,6 +251,7 @@ class Connection(asyncio.Protocol):
 
     def _close_after_answer(self) -> None:
         """Unread bytes would turn our close into a reset, so after a refusal the client is listened to a little longer."""
+        self._flush()
         self._deaf = True
         self._pipeline.clear()
         whole = self.state is State.BUSY
@@ -284,7 +286,20 @@ class Connection(asyncio.Protocol):
     # writing
 
     def write(self, data: bytes | memoryview) -> None:
+        if self._unsent:
+            self._flush()
         self._transport.write(data)
+
+    def write_soon(self, *pieces: bytes | memoryview) -> None:
+        """What one turn of the event loop brings shares a system call."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += pieces
+
+    def _flush(self) -> None:
+        pieces, self._unsent = self._unsent, []
+        if pieces:
+            self._transport.write(b"".join(pieces))
 
     def unsent(self) -> int:
         return self._transport.get_write_buffer_size()

@@ -83,20 +83,23 @@ class Exchange:
         self._chunked = self.version != b"1.0"
         if not self._chunked:
             self.keep_alive = False
-        self.connection.write(
+        self.connection.write_soon(
             self._head(status, content_type, headers, reason, b"transfer-encoding: chunked\r\n" if self._chunked else b"")
         )
 
     def write(self, chunk: bytes | memoryview) -> None:
         if self.complete or self.bare or not chunk:
             return
-        self.connection.write(b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n")) if self._chunked else chunk)
+        if self._chunked:
+            self.connection.write_soon(b"%x\r\n" % len(chunk), chunk, b"\r\n")
+        else:
+            self.connection.write_soon(chunk)
 
     def finish(self) -> None:
         if self.complete:
             return
         if self._chunked and not self.bare:
-            self.connection.write(b"0\r\n\r\n")
+            self.connection.write_soon(b"0\r\n\r\n")
         self._done()
 
     def cut(self) -> None:

@@ -89,6 +89,7 @@ class Link(asyncio.Protocol):
         self._loop = loop
         self._reader = Reader()
         self._transport: asyncio.WriteTransport | None = None
+        self._unsent: list[bytes] = []
         self._next_id = 0
         self._leaving = False
 
@@ -111,20 +112,32 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     def send(self, call: Call, now: float) -> None:
+        """Only to be called when `hello` has come."""
         self._next_id = call.id = self._next_id + 1
+        frame = pack(Kind.REQUEST, call.id, call.request, call.body)
         if not self.in_flight:
             self.heard = now
-        call.link, call.sent = self, now
+        if not self._unsent:  # frames of one turn of the event loop share a system call
+            self._loop.call_soon(self._flush)
+        self._unsent.append(frame)
+        call.link, call.sent, call.body = self, now, b""
         self.in_flight[call.id] = call
-        assert self._transport is not None
-        self._transport.write(pack(Kind.REQUEST, call.id, call.request, call.body))
-        call.body = b""
 
     def cancel(self, call: Call) -> None:
         """The call is told nothing more; its credit comes back when the worker has let it go."""
         call.cancelled = True
-        if self._transport is not None and call.id in self.in_flight:
-            self._transport.write(pack(Kind.CANCEL, call.id))
+        if call.id in self.in_flight:
+            self._flush()
+            self._write(pack(Kind.CANCEL, call.id))
+
+    def _flush(self) -> None:
+        if self._unsent:
+            frames, self._unsent = self._unsent, []
+            self._write(b"".join(frames))
+
+    def _write(self, frames: bytes) -> None:
+        if self._transport is not None and not self.closed:
+            self._transport.write(frames)
 
     def retire(self) -> None:
         """Ends once what is in flight is answered."""

@@ -14,6 +14,7 @@ from .queueing import Replicas, Sizing, Targets, analyse, percentiles, size
 from .system import AcceleratorSpec, AllocationData, Load, ModelTarget, OptimizerSpec, PerfData, ServerSpec, System
 
 TRANSITION_PENALTY = 0.1  # of the cost left and the cost entered, when the accelerator changes
+MOST_REPLICAS = 1e12
 MSEC_PER_MINUTE = 60_000.0
 _BYTES_PER_GB = 1e9
 
@@ -227,7 +228,8 @@ class _Answers:
         cls, pairs: list[_Pair], counts: NDArray[np.float64], sizing: Sizing | None = None, *, share: float = 1.0
     ) -> "_Answers":
         model = _replicas(pairs)
-        rate = share * np.array([pair.demand for pair in pairs]) / counts
+        with np.errstate(all="ignore"):
+            rate = share * np.array([pair.demand for pair in pairs]) / counts
         metrics = analyse(model, rate)
         itl, ttft = np.full((2, len(pairs)), np.nan)
         at = _targets(pairs).percentile
@@ -235,6 +237,10 @@ class _Answers:
             itl[tails], ttft[tails] = percentiles(model.at(tails), rate[tails], at[tails])
         most = np.full(len(pairs), np.nan) if sizing is None else sizing.throughput
         return cls(pairs, counts, most, metrics.itl, metrics.ttft, metrics.rho, itl, ttft)
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.itl + self.ttft + self.rho)
 
     def candidate(self, index: int) -> Candidate:
         pair, replicas = self.pairs[index], int(self.replicas[index])
@@ -296,8 +302,8 @@ def _add_sized(result: Candidates, pairs: list[_Pair]) -> None:
     for index, pair in enumerate(pairs):
         if why := _missed(pair, sizing, index):
             result.refused[pair.server.name][pair.accelerator.name] = why
-        elif not math.isfinite(counts[index]):
-            result.refused[pair.server.name][pair.accelerator.name] = "it would take endless replicas"
+        elif not counts[index] <= MOST_REPLICAS or not answers.finite[index]:
+            result.refused[pair.server.name][pair.accelerator.name] = f"it would take more than {MOST_REPLICAS:g} replicas"
         else:
             result.found[pair.server.name][pair.accelerator.name] = answers.candidate(index)
 

@@ -39,7 +39,8 @@ class _Entry:
 
 def _single(value: float) -> float:
     """In single precision, so that near-ties fall as they do in the published tool."""
-    return float(np.float32(value))
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from . import torchserve
+from . import openai, text_api, torchserve
 from .access_log import AccessLog
 from .connection import Connection
 from .control import Control
@@ -27,7 +27,11 @@ from .web import Request, Route, Router, start_task
 
 logger = logging.getLogger(__name__)
 
-PROTOCOLS: tuple[Callable[[Models, FrontendOptions], list[Route]], ...] = (torchserve.routes,)
+PROTOCOLS: tuple[Callable[[Models, FrontendOptions], list[Route]], ...] = (
+    torchserve.routes,
+    text_api.routes,
+    openai.routes,
+)
 MAX_TARGETS = 10_000  # URLs remembered; a client that varies them must not fill our memory
 
 

@@ -108,9 +108,10 @@ class Draining(RequestError):
 class ModelError(RequestError):
     """The handler, or the worker on its behalf, refused the request."""
 
-    def __init__(self, status: int, type: str, message: str) -> None:
+    def __init__(self, status: int, type: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status, self.type = status, type
+        self.param = param  # the request's parameter that is to blame, where the handler says so
 
 
 # error → status, and the type by which TorchServe's users know it

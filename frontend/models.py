@@ -188,7 +188,8 @@ class Stream(Call):
         self._observe(head)
         self._finished = True
         if head.error:
-            self._error = ModelError(head.status, head.error, bytes(body).decode(errors="replace"))
+            param = next((value for name, value in head.headers if name == "param"), None)
+            self._error = ModelError(head.status, head.error, bytes(body).decode(errors="replace"), param)
         else:
             self._head = head
             if body:

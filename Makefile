@@ -10,7 +10,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --upgrade pip
 	@$(BIN)/python -m pip install -q $(TORCH)  # first and by itself: what depends on torch must find the build this machine has
-	@$(BIN)/python -m pip install -q -e '.[llm,bnb,test,bench]'
+	@$(BIN)/python -m pip install -q -e '.[llm,grammar,bnb,test,bench]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## the main job on real models: install, start, archive, register, predict, stop

@@ -75,7 +75,7 @@ class HfTokenizer:
     """A tokenizer of a Hugging Face model folder."""
 
     def __init__(self, inner: Any, eos_token_ids: Sequence[int] = (), chat_template: str | None = None) -> None:
-        self._inner = inner
+        self.inner = inner
         self.vocab_size = len(inner)
         own = [] if inner.eos_token_id is None else [inner.eos_token_id]
         self.eos_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own, *eos_token_ids]))
@@ -90,17 +90,17 @@ class HfTokenizer:
         return cls(AutoTokenizer.from_pretrained(str(path)), eos_token_ids, chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return list(self._inner.encode(text, add_special_tokens=add_special_tokens))
+        return list(self.inner.encode(text, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        text = self._inner.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+        text = self.inner.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
         return str(text)
 
     def token_text(self, token_id: int) -> str:
         return self._token_text(token_id)
 
     def facts(self) -> dict[str, object]:
-        special = {name: str(token) for name, token in self._inner.special_tokens_map.items() if isinstance(token, str)}
+        special = {name: str(token) for name, token in self.inner.special_tokens_map.items() if isinstance(token, str)}
         return {**special, "chat_template": self.chat_template}
 
     def _token_text(self, token_id: int) -> str:

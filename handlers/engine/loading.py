@@ -1,11 +1,30 @@
-"""From a model's configuration to an engine that is ready: weights, runner, self-check."""
+"""From a model's configuration to an engine that is ready: weights, devices, runner, self-check."""
 
+import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..tokenizer import Tokenizer
+import psutil
+import torch
+
+from ..tokenizer import HfTokenizer, Tokenizer
+from . import devices, self_check
 from .config import ConfigError, TextModelConfig
+from .encoder import EncoderEngine
+from .engine import Engine, Limits
+from .grammar import grammars
 from .interface import EngineLike
+from .runner import HfRunner, Runner, Unsupported, kv_shape
+from .sequential import SequentialRunner
+
+log = logging.getLogger(__name__)
+SPARE_SLOTS = 8  # keep prefixes of texts that are done while all rows are busy
+DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+DEFAULT_MODEL_LEN = 2048
+MEMORY_SHARE = 0.5  # of what is free, for keys and values
 
 
 @dataclass(frozen=True)
@@ -14,5 +33,195 @@ class Loaded:
     engine: EngineLike
 
 
-def load(config: TextModelConfig, folder: Path, gpu_id: int | None, chat_template: str) -> Loaded:
-    raise ConfigError(f"handler.engine: {config.engine} is not here yet, only mock is")
+def load(config: TextModelConfig, folder: Path, gpu_id: int | None, chat_template: str = "") -> Loaded:
+    """ConfigError says what in the YAML can't be had."""
+    if config.engine == "vllm":
+        raise ConfigError("handler.engine: vllm is not supported by this version")
+    _quiet()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    source = locate(config.model_path, folder)
+    hf_config = _read_config(source, config)
+    placement = place(config, gpu_id)
+    if any(name.endswith(DECODERS) for name in getattr(hf_config, "architectures", None) or []):
+        return _load_decoder(config, source, hf_config, placement, chat_template)
+    return _load_encoder(config, source, hf_config, placement)
+
+
+def locate(model_path: str, folder: Path) -> str:
+    """A folder, or the name of a model that the hub (or its local copy) has."""
+    if model_path.startswith("hf://"):
+        return model_path.removeprefix("hf://")
+    path = folder / model_path
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"handler.model_path: {model_path or 'the archive'} has no config.json")
+    return str(path)
+
+
+def place(config: TextModelConfig, gpu_id: int | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that say where the weights go."""
+    gpus = torch.cuda.device_count()
+    if config.num_gpu_per_model > max(gpus, 1):
+        devices.group(gpus, config.num_gpu_per_model, 0)
+    if not gpus or gpu_id is None:
+        return {}
+    used = devices.group(gpus, config.num_gpu_per_model, gpu_id)
+    if len(used) == 1 and config.gpu_max_memory is None:
+        return {"device_map": {"": used[0]}}
+    memory = devices.max_memory(gpus, used, config.gpu_max_memory)
+    return {"device_map": "auto", "max_memory": memory} if memory else {"device_map": "balanced"}
+
+
+def quantization(config: TextModelConfig) -> dict[str, Any]:
+    if config.quantize is None:
+        return {}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ConfigError(f"handler.quantize: {config.quantize} wants bitsandbytes; install the extra `bnb`") from None
+    from transformers import BitsAndBytesConfig
+
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_silence_casts)
+    if config.quantize == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=6.0)}
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=config.quantize, bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"quantization_config": four}
+
+
+def _quiet() -> None:
+    """A worker's log is no terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _silence_casts(record: logging.LogRecord) -> bool:
+    """LLM.int8 says on every call that it casts its inputs."""
+    return "will be cast" not in record.getMessage()
+
+
+def _read_config(source: str, config: TextModelConfig) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"handler.model_path: {config.model_path} can't be read: {error}") from error
+
+
+def _dtype(config: TextModelConfig, hf_config: Any, on_gpu: bool) -> torch.dtype:
+    if config.dtype != "auto":
+        found = getattr(torch, config.dtype, None)
+        if not isinstance(found, torch.dtype):
+            raise ConfigError(f"handler.dtype: {config.dtype} is no type of torch")
+        return found
+    if config.quantize is not None:
+        return torch.bfloat16
+    given = getattr(hf_config.get_text_config(), "dtype", None) or torch.float32
+    assert isinstance(given, torch.dtype)
+    return torch.float32 if given == torch.float16 and not on_gpu else given
+
+
+def _load_decoder(
+    config: TextModelConfig, source: str, hf_config: Any, placement: dict[str, Any], chat_template: str
+) -> Loaded:
+    from transformers import AutoModelForCausalLM
+
+    text = hf_config.get_text_config()
+    model = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=_dtype(config, hf_config, bool(placement)),
+        trust_remote_code=config.trust_remote_code,
+        **placement,
+        **quantization(config),
+    ).eval()
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or DEFAULT_MODEL_LEN
+    length = min(config.max_model_len or limit, limit)
+    eos = model.generation_config.eos_token_id
+    stops = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    tokenizer = HfTokenizer.load(source, stops, chat_template or None)
+    slots = config.max_batch_rows + (SPARE_SLOTS if config.prefix_cache else 0)
+    runner = choose_runner(model, config, slots, length)
+    limits = Limits(
+        max_rows=config.max_batch_rows,
+        max_tokens=config.max_batch_tokens or (2048 if runner.device.type == "cuda" else 256),
+        kv_tokens=config.kv_cache_tokens or _kv_tokens(text, runner, slots * length, model.dtype),
+    )
+    engine = Engine(
+        runner,
+        limits,
+        slots=slots,
+        eos_token_ids=tokenizer.eos_token_ids,
+        prefix_cache=config.prefix_cache,
+        pooling=config.pooling or "last",
+        normalize=config.normalize,
+        grammars=grammars(tokenizer.inner, runner.vocab_size, list(tokenizer.eos_token_ids)),
+    )
+    return Loaded(tokenizer, engine)
+
+
+def choose_runner(model: Any, config: TextModelConfig, slots: int, length: int) -> Runner:
+    """The fastest runner that gives what the model itself gives."""
+    with torch.inference_mode():
+        wanted = self_check.expected(model) if config.self_check else None
+    makers: dict[str, Callable[[], Runner]] = {"hf": lambda: HfRunner(model, slots, length)}
+    if config.engine in ("hf", "static"):
+        makers = {name: make for name, make in makers.items() if name == config.engine}
+    for name, make in makers.items():
+        plain = model.config.get_text_config()._attn_implementation
+        try:
+            runner = make()
+            if wanted is not None:
+                with torch.inference_mode():
+                    self_check.check(runner, model, wanted)
+            log.info("runner %s on %s", name, runner.device)
+            return runner
+        except Unsupported as reason:
+            model.set_attn_implementation(plain)
+            log.warning("runner %s can't run this model: %s", name, reason)
+    log.warning("falling back to one sequence after the other: right, but slow")
+    return SequentialRunner(model, length)
+
+
+def _kv_tokens(text: Any, runner: Runner, most: int, dtype: torch.dtype) -> int:
+    """As many as all slots hold, or as a share of the free memory does."""
+    if runner.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(runner.device)
+    else:
+        free = psutil.virtual_memory().available
+    try:
+        shape = kv_shape(text)
+    except Unsupported:
+        return most
+    each = shape.layers * shape.heads * (shape.key_dim + shape.value_dim) * int(dtype.itemsize)
+    return min(most, int(free * MEMORY_SHARE) // each)
+
+
+def _load_encoder(config: TextModelConfig, source: str, hf_config: Any, placement: dict[str, Any]) -> Loaded:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(
+        source,
+        dtype=_dtype(config, hf_config, bool(placement)),
+        trust_remote_code=config.trust_remote_code,
+        **placement,
+        **quantization(config),
+    ).eval()
+    limit = getattr(hf_config, "max_position_embeddings", None) or DEFAULT_MODEL_LEN
+    engine = EncoderEngine(
+        model,
+        max_model_len=min(config.max_model_len or limit, limit),
+        pooling=config.pooling or _pooling(source) or "mean",
+        normalize=config.normalize,
+    )
+    return Loaded(HfTokenizer.load(source), engine)
+
+
+def _pooling(source: str) -> str:
+    """What a folder of sentence-transformers says."""
+    path = Path(source) / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return ""
+    modes = json.loads(path.read_text())
+    keys = {"cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken", "mean": "pooling_mode_mean_tokens"}
+    return next((name for name, key in keys.items() if modes.get(key)), "")

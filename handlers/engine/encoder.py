@@ -1,0 +1,100 @@
+"""Embeddings from encoders such as MiniLM: what waits is sorted by length and run in padded batches."""
+
+import itertools
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+import torch
+
+from ..generation import InvalidRequest, SamplingParams
+from .interface import Event, RequestKind, Sink, Stats
+
+MAX_PADDED_TOKENS = 4096  # of one batch
+
+
+class EncoderEngine:
+    """Implements interface.EngineLike for requests of kind `embed`."""
+
+    def __init__(self, model: Any, *, max_model_len: int, pooling: str = "mean", normalize: bool = True) -> None:
+        self._model, self._pooling, self._normalize = model, pooling, normalize
+        self.max_model_len, self.vocab_size = max_model_len, model.config.vocab_size
+        self._device = model.get_input_embeddings().weight.device
+        self._handles = itertools.count(1)
+        self._waiting: dict[int, tuple[int, list[int], Sink]] = {}  # handle → (priority, tokens, sink)
+        self._tokens = self._finished = self._aborted = self._steps = 0
+
+    def add_request(
+        self,
+        ids: Tokens[int],
+        params: SamplingParams,
+        sink: Sink,
+        *,
+        kind: RequestKind = "generate",
+        priority: int = 0,
+        score_from: int = 1,
+    ) -> int:
+        if kind != "embed":
+            raise InvalidRequest(f"an encoder does not {kind}")
+        handle = next(self._handles)
+        self._waiting[handle] = (priority, list(ids[: self.max_model_len]), sink)
+        return handle
+
+    def abort(self, handle: int, index: int | None = None) -> None:
+        if self._waiting.pop(handle, None):
+            self._aborted += 1
+
+    def step(self) -> bool:
+        batch = self._take()
+        if batch:
+            with torch.inference_mode():
+                vectors = self._run([ids for ids, _ in batch])
+            self._steps += 1
+            for (ids, sink), vector in zip(batch, vectors, strict=True):
+                self._tokens += len(ids)
+                self._finished += 1
+                sink(Event(embedding=vector, finish="stop"))
+        return bool(self._waiting)
+
+    def stats(self) -> Stats:
+        return Stats(
+            waiting=len(self._waiting),
+            prompt_tokens=self._tokens,
+            finished=self._finished,
+            aborted=self._aborted,
+            steps=self._steps,
+        )
+
+    def drain(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for _, _, sink in waiting.values():
+            sink(Event(finish="abort"))
+
+    def _take(self) -> list[tuple[list[int], Sink]]:
+        """The most urgent, then those of like length, as many as fit."""
+        order = sorted(self._waiting, key=lambda handle: (self._waiting[handle][0], len(self._waiting[handle][1])))
+        batch: list[tuple[list[int], Sink]] = []
+        longest = 0
+        for handle in order:
+            _, ids, sink = self._waiting[handle]
+            longest = max(longest, len(ids))
+            if batch and longest * (len(batch) + 1) > MAX_PADDED_TOKENS:
+                break
+            batch.append((ids, sink))
+            del self._waiting[handle]
+        return batch
+
+    def _run(self, texts: list[list[int]]) -> list[list[float]]:
+        longest = max(map(len, texts))
+        padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts], device=self._device)
+        mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in texts], device=self._device)
+        states = self._model(input_ids=padded, attention_mask=mask).last_hidden_state.float()
+        if self._pooling == "cls":
+            vectors = states[:, 0]
+        elif self._pooling == "last":
+            vectors = states[torch.arange(len(texts), device=self._device), mask.sum(1) - 1]
+        else:
+            vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        if self._normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        result: list[list[float]] = vectors.tolist()
+        return result

@@ -1,0 +1,206 @@
+"""Models from folders, as users bring them: a tokenizer, a config.json, weights."""
+
+import json
+import logging
+
+import jsonschema
+import msgspec
+import pytest
+import text_fakes as worker
+import tiny_models
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from flambeau.handlers.embedding import Embedding
+from flambeau.handlers.engine import devices
+from flambeau.handlers.engine.config import ConfigError, read
+from flambeau.handlers.generation import (
+    EmbedAnswer,
+    EmbedRequest,
+    GenerationRequest,
+    SamplingParams,
+    ScoreAnswer,
+    ScoreRequest,
+)
+from flambeau.handlers.scoring import Scoring
+from flambeau.handlers.text_generation import TextGeneration
+
+VOCABULARY = 300
+
+
+def save_tokenizer(folder):
+    bytes_first = Tokenizer(models.BPE())
+    bytes_first.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_first.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=["<end>"])
+    bytes_first.train_from_iterator(["the cat sat on the mat and the dog ran"] * 3, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=bytes_first, eos_token="<end>").save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Model folders by name, made when first asked for."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            save_tokenizer(made[name])
+            if name == "bert":
+                sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+                BertModel(BertConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(made[name])
+            else:
+                tiny_models.model(name, vocab_size=VOCABULARY).save_pretrained(made[name])
+        return made[name]
+
+    return folder
+
+
+def generate(model, prompt="the cat", **sampling):
+    params = SamplingParams(**{"temperature": 0, "max_tokens": 12, **sampling})
+    return worker.run(model, worker.send(model, "generate", GenerationRequest(prompt=prompt, sampling=params)))
+
+
+def test_a_folder_is_all_it_takes(folders):
+    model = worker.start(TextGeneration, folders("llama"))
+
+    reply = generate(model, ignore_eos=True)
+
+    ids = model.tokenizer.encode("the cat")
+    reference = tiny_models.model("llama", vocab_size=VOCABULARY)
+    wanted = tiny_models.generate(reference, ids, 12)
+    assert [token for event in worker.events(reply) for token in event.token_ids] == wanted
+    assert worker.text(reply) == model.tokenizer.decode(wanted)
+
+
+def test_a_model_our_attention_cannot_run_falls_back_and_says_so(folders, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = worker.start(TextGeneration, folders("mistral-window"))
+
+    assert "falling back" in caplog.text and "window of 8" in caplog.text
+    assert worker.events(generate(model, ignore_eos=True))[-1].usage.completion_tokens == 12
+
+
+def test_logprobs_name_their_tokens(folders):
+    model = worker.start(TextGeneration, folders("llama"))
+
+    reply = generate(model, logprobs=2, ignore_eos=True)
+
+    named = [logprob for event in worker.events(reply) for logprob in event.logprobs or []]
+    assert len(named) == 12 and all(len(logprob.top) == 2 for logprob in named)
+    assert named[0].token == model.tokenizer.token_text(named[0].token_id)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["cat", "dog"]}, "age": {"type": "integer", "minimum": 1, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_schema_is_kept_even_by_a_model_that_knows_nothing(folders, temperature):
+    model = worker.start(TextGeneration, folders("llama"))
+
+    reply = generate(model, max_tokens=80, temperature=temperature, seed=3, grammar=f"json_schema:{json.dumps(SCHEMA)}")
+
+    jsonschema.validate(json.loads(worker.text(reply)), SCHEMA)
+    assert worker.events(reply)[-1].finish_reason == "stop"
+
+
+def test_a_schema_that_cannot_be_read_is_refused(folders):
+    model = worker.start(TextGeneration, folders("llama"))
+
+    request = GenerationRequest(prompt="x", sampling=SamplingParams(grammar='json_schema:{"type": "nonsense"}'))
+    reply = worker.send(model, "generate", request)
+
+    assert reply.status == 400 and ("param", "response_format") in reply.headers
+
+
+def test_scores_are_sums_of_logprobs(folders):
+    model = worker.start(Scoring, folders("llama"))
+
+    reply = worker.run(model, worker.send(model, "score", ScoreRequest(prefix="the cat", suffixes=[" sat", " ran on"])))
+
+    answer = msgspec.msgpack.decode(reply.body, type=ScoreAnswer)
+    ids = torch.tensor([model.tokenizer.encode("the cat ran on")])
+    start = len(model.tokenizer.encode("the cat"))
+    with torch.inference_mode():
+        truth = torch.log_softmax(tiny_models.model("llama", vocab_size=VOCABULARY)(ids).logits[0], -1)
+    wanted = sum(float(truth[at - 1, ids[0, at]]) for at in range(start, ids.shape[1]))
+    assert answer.scores[1] == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_encoders_and_decoders_embed(folders, name):
+    model = worker.start(Embedding, folders(name))
+    texts = ["the cat", "the dog sat on the mat", "a"]
+
+    together = worker.run(model, worker.send(model, "embed", EmbedRequest(inputs=[*texts])))
+    alone = worker.run(model, worker.send(model, "embed", EmbedRequest(inputs=[texts[0]])))
+
+    first, single = (msgspec.msgpack.decode(reply.body, type=EmbedAnswer).embeddings[0] for reply in (together, alone))
+    assert first == pytest.approx(single, abs=1e-5)
+    assert sum(value * value for value in first) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "fp4", "int8"])
+def test_quantized_weights_still_generate(folders, quantize):
+    model = worker.start(TextGeneration, folders("llama"), quantize=quantize)
+
+    assert worker.events(generate(model, ignore_eos=True))[-1].usage.completion_tokens == 12
+    modules = model.engine.runner.model.modules()
+    assert {type(module).__name__ for module in modules} & {"Linear4bit", "Linear8bitLt"}
+
+
+@pytest.mark.parametrize(
+    ("section", "complaint"),
+    [
+        pytest.param({"quantize": "nf3"}, "none of nf4, fp4, int8", id="a quantization that is none"),
+        pytest.param({"max_batch_rows": 0}, "less than 1", id="no rows"),
+        pytest.param({"gpu_max_memory": "much"}, "can't be used", id="a word for bytes"),
+        pytest.param({"engine": "magic"}, "none of auto, hf", id="an engine that is none"),
+        pytest.param({"mock": 3}, "not a mapping", id="a number for a mapping"),
+    ],
+)
+def test_values_that_cannot_be_used_stop_the_loading(section, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        read(section)
+
+
+@pytest.mark.parametrize("key", ["gpu_max_memory", "per_gpu_mem"])
+def test_memory_may_be_what_yaml_takes_for_a_string(key):
+    assert read({key: "4.8e10"}).gpu_max_memory == 48_000_000_000
+
+
+def test_more_gpus_than_there_are_are_refused(folders):
+    gpus = torch.cuda.device_count()
+    with pytest.raises(ConfigError, match=f"{gpus + 2} are asked for, this machine has {gpus}"):
+        worker.start(TextGeneration, folders("llama"), num_gpu_per_model=gpus + 2)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere has no config\.json"):
+        worker.start(TextGeneration, tmp_path, model_path="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "per_model", "worker_gpu", "used"),
+    [
+        (8, 1, 3, [3]),
+        (8, 2, 0, [0, 1]),
+        (8, 2, 5, [2, 3]),
+        (8, 2, 6, [4, 5]),
+        (8, 4, 1, [4, 5, 6, 7]),
+        (8, 4, 6, [0, 1, 2, 3]),
+    ],
+)
+def test_workers_get_the_gpus_of_their_group(gpus, per_model, worker_gpu, used):
+    assert devices.group(gpus, per_model, worker_gpu) == used
+
+
+def test_a_large_model_takes_nothing_from_the_gpus_of_others():
+    assert devices.max_memory(4, [2, 3], 10) == {0: 0, 1: 0, 2: 10, 3: 10}

@@ -1,0 +1,109 @@
+"""InferenceAPIsService: TorchServe's predictions over gRPC. Each call is one request on the same queues as the REST ones."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from ..errors import RequestError, status_of, type_of
+from ..models import Models, Stream
+from .messages import message
+
+PACKAGE = "org.pytorch.serve.grpc.inference"
+
+# HTTP status → gRPC code; anything else is INTERNAL
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    405: grpc.StatusCode.UNIMPLEMENTED,
+    409: grpc.StatusCode.ALREADY_EXISTS,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    507: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def code_of(status: int) -> grpc.StatusCode:
+    return CODES.get(status, grpc.StatusCode.INTERNAL)
+
+
+@asynccontextmanager
+async def told(context: Any) -> AsyncIterator[None]:
+    """What goes wrong inside ends the call with the code and the words that the REST API would use."""
+    try:
+        yield
+    except RequestError as error:
+        await context.abort(code_of(status_of(error)), f"{error}\n{type_of(error)}")
+
+
+class Inference:
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._response = message(f"{PACKAGE}.PredictionResponse")
+        self._health = message(f"{PACKAGE}.TorchServeHealthResponse")
+
+    def methods(self) -> dict[str, Callable[..., Awaitable[Any] | AsyncIterator[Any]]]:
+        return {
+            "Ping": self.ping,
+            "Predictions": self.predictions,
+            "StreamPredictions": self.stream_predictions,
+            "StreamPredictions2": self.stream_predictions_2,
+        }
+
+    async def ping(self, request: Any, context: Any) -> Any:
+        self._models.refresh()
+        status = "Healthy" if self._models.table.healthy else "Unhealthy"
+        return self._health(health=json.dumps({"status": status}, indent=2) + "\n")
+
+    async def predictions(self, request: Any, context: Any) -> Any:
+        async with told(context), self._stream(request) as stream:
+            await stream.head()
+            return self._response(prediction=b"".join([chunk async for chunk in stream]))
+
+    async def stream_predictions(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async with told(context), self._stream(request) as stream:
+            async for chunk in stream:
+                yield self._response(prediction=chunk)
+
+    async def stream_predictions_2(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """One call for a whole sequence; what goes wrong with one request does not end the others."""
+        async for request in requests:
+            try:
+                async with self._stream(request, sequence_id=request.sequenceId) as stream:
+                    async for chunk in stream:
+                        yield self._response(prediction=chunk, sequenceId=request.sequenceId)
+            except RequestError as error:
+                answer = self._response(sequenceId=request.sequenceId)
+                answer.status.code = code_of(status_of(error)).value[0]
+                answer.status.message = str(error)
+                yield answer
+
+    def _stream(self, request: Any, sequence_id: str = "") -> Stream:
+        queue = self._models.find(request.model_name, request.model_version or None)
+        body, content_type = form_data(dict(request.input))
+        headers = [(b"Content-Type", content_type)]
+        if sequence_id:
+            headers.append((b"ts_request_sequence_id", sequence_id.encode()))
+        return self._models.stream(queue, "predict", body, request_id=str(uuid.uuid4()), headers=headers)
+
+
+def form_data(row: dict[str, bytes]) -> tuple[bytes, bytes]:
+    """A row as the multipart body that a worker reads as this very row; and its content type."""
+    boundary = uuid.uuid4().hex.encode()
+    parts = [
+        b'--%b\r\nContent-Disposition: form-data; name="%b"; filename="input"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n%b\r\n" % (boundary, _name(name), value)
+        for name, value in row.items()
+    ]
+    return b"".join([*parts, b"--%b--\r\n" % boundary]), b"multipart/form-data; boundary=" + boundary
+
+
+def _name(name: str) -> bytes:
+    return name.encode().replace(b"\\", b"\\\\").replace(b'"', b"%22").replace(b"\r", b"%0D").replace(b"\n", b"%0A")

@@ -1,0 +1,157 @@
+"""The Open Inference Protocol over gRPC, as TorchServe names it and as KServe's and Triton's clients call it.
+
+A ModelInfer call becomes the JSON body of the protocol's REST form, so handlers see one form whichever way it came.
+"""
+
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy
+from google.protobuf.json_format import MessageToDict
+
+from ..errors import BadRequest, ModelError, RequestError
+from ..models import Models
+from .inference import told
+from .messages import message
+
+DTYPES = {
+    "BOOL": "?", "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "u1", "UINT16": "<u2",
+    "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+CONTENTS = {
+    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
+    "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
+}  # fmt: skip
+
+
+class OpenInference:
+    """`package` names the messages it answers with."""
+
+    def __init__(self, models: Models, package: str, server_version: str) -> None:
+        self._models = models
+        self._package = package
+        self._version = server_version
+
+    def methods(self) -> dict[str, Callable[..., Awaitable[Any]]]:
+        return {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.model_infer,
+        }
+
+    def _message(self, kind: str, /, **fields: Any) -> Any:
+        return message(f"{self._package}.{kind}")(**fields)
+
+    async def server_live(self, request: Any, context: Any) -> Any:
+        return self._message("ServerLiveResponse", live=True)
+
+    async def server_ready(self, request: Any, context: Any) -> Any:
+        self._models.refresh()
+        table = self._models.table
+        return self._message("ServerReadyResponse", ready=table.healthy and not table.draining)
+
+    async def model_ready(self, request: Any, context: Any) -> Any:
+        async with told(context):
+            queue = self._models.find(request.name, request.version or None)
+            return self._message("ModelReadyResponse", ready=bool(queue.route.replicas))
+
+    async def server_metadata(self, request: Any, context: Any) -> Any:
+        return self._message("ServerMetadataResponse", name="Torchserve", version=self._version)
+
+    async def model_metadata(self, request: Any, context: Any) -> Any:
+        async with told(context):
+            queue = self._models.find(request.name, request.version or None)
+            versions = sorted(self._models.table.models[request.name])
+            return self._message("ModelMetadataResponse", name=queue.route.name, versions=versions, platform="pytorch")
+
+    async def model_infer(self, request: Any, context: Any) -> Any:
+        async with told(context):
+            queue = self._models.find(request.model_name, request.model_version or None)
+            answer = await self._models.call(
+                queue, "predict", json.dumps(request_json(request)).encode(), request_id=str(uuid.uuid4()),
+                headers=[(b"Content-Type", b"application/json")],
+            )  # fmt: skip
+            return self._response(request, queue.route.version, answer.body)
+
+    def _response(self, request: Any, version: str, body: bytes) -> Any:
+        try:
+            given = json.loads(body)
+            outputs = [
+                {
+                    "name": o["name"],
+                    "datatype": o["datatype"],
+                    "shape": o["shape"],
+                    "contents": contents(o["datatype"], o["data"]),
+                }
+                for o in given["outputs"]
+            ]
+            return self._message(
+                "ModelInferResponse", model_name=request.model_name, model_version=version, id=request.id, outputs=outputs
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise not_open_inference(error) from None
+
+
+def not_open_inference(error: Exception) -> RequestError:
+    return ModelError(500, "InternalServerException", f"The model's answer is none of the Open Inference Protocol: {error}")
+
+
+def request_json(request: Any) -> dict[str, Any]:
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise BadRequest(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
+    inputs = []
+    for number, tensor in enumerate(request.inputs):
+        data = from_raw(tensor, raw[number]) if raw else from_contents(tensor)
+        shape = list(tensor.shape)
+        inputs.append({"name": tensor.name, "datatype": tensor.datatype, "shape": shape, "data": data})
+    parameters = MessageToDict(request)["parameters"] if request.parameters else {}
+    plain = {name: next(iter(choice.values())) for name, choice in parameters.items() if choice}
+    return {"id": request.id or str(uuid.uuid4()), "inputs": inputs} | ({"parameters": plain} if plain else {})
+
+
+def from_raw(tensor: Any, data: bytes) -> list[Any]:
+    if tensor.datatype == "BYTES":
+        return raw_strings(data)
+    if tensor.datatype == "BF16":
+        halves = numpy.frombuffer(data, "<u2").astype("<u4") << 16
+        return list(halves.view("<f4").tolist())
+    if tensor.datatype not in DTYPES:
+        raise BadRequest(f"input {tensor.name!r} has the unknown datatype {tensor.datatype!r}")
+    try:
+        return list(numpy.frombuffer(data, DTYPES[tensor.datatype]).tolist())
+    except ValueError as error:
+        raise BadRequest(f"input {tensor.name!r}: {error}") from None
+
+
+def raw_strings(data: bytes) -> list[str]:
+    """Each element is its length in four bytes, little endian, and itself."""
+    found, at = [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "little")
+        if at + 4 + length > len(data):
+            raise BadRequest("a BYTES tensor ends in the middle of an element")
+        found.append(data[at + 4 : at + 4 + length].decode(errors="replace"))
+        at += 4 + length
+    return found
+
+
+def from_contents(tensor: Any) -> list[Any]:
+    field = CONTENTS.get(tensor.datatype)
+    if field is None:
+        raise BadRequest(f"input {tensor.name!r} of datatype {tensor.datatype!r} must come in raw_input_contents")
+    values = list(getattr(tensor.contents, field))
+    return [value.decode(errors="replace") for value in values] if field == "bytes_contents" else values
+
+
+def contents(datatype: str, data: list[Any]) -> dict[str, list[Any]]:
+    if datatype not in CONTENTS:
+        raise ValueError(f"datatype {datatype!r}")
+    flat = list(numpy.asarray(data, dtype=object).ravel()) if data and isinstance(data[0], list) else data
+    return {CONTENTS[datatype]: [value.encode() if isinstance(value, str) else value for value in flat]}

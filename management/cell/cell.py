@@ -43,6 +43,10 @@ class Bell:
         event, self._event = self._event, asyncio.Event()
         event.set()
 
+    def listen(self) -> asyncio.Event:
+        """Set by the next ring, even if nobody waits for it yet."""
+        return self._event
+
     async def wait(self, seconds: float) -> None:
         """For the next ring, or so long."""
         try:
@@ -245,6 +249,9 @@ class Cell:
         self._release(member)
         if new or member.changed:
             self.refresh()
+
+    def knows(self, address: str, instance: str) -> bool:
+        return address in self._members and self._members[address].instance == instance
 
     def left(self, address: str, instance: str) -> None:
         """Its connection broke: unless it is heard of soon, it counts as dead."""

@@ -1,0 +1,102 @@
+"""A cell's HTTP face as an ASGI application: signed verbs at POST /cell/<verb>, status pages for eyes.
+
+Not for: users' requests, which go to the HTTP processes.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from . import wire
+from .api import Api
+from .cell import Cell
+from .errors import SaxError, invalid, not_found
+from .pages import page
+
+logger = logging.getLogger(__name__)
+
+
+class CellServer:
+    def __init__(self, cell: Cell, api: Api, key: bytes) -> None:
+        self._cell = cell
+        self._api = api
+        self._key = key
+        self._verifier = wire.Verifier(key)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        path, verb = scope["path"], scope["path"].removeprefix("/cell/")
+        if scope["method"] == "POST" and verb != path:
+            await self._verb(scope, receive, send, path, verb)
+        elif scope["method"] == "GET":
+            await self._page(send, path)
+        else:
+            await _answer(send, 404, msgspec.json.encode(not_found(f"there is no {path}").body()))
+
+    async def _verb(self, scope: Any, receive: Any, send: Any, path: str, verb: str) -> None:
+        body = await _body(receive)
+        header = next((value.decode("latin-1") for name, value in scope["headers"] if name == wire.HEADER.encode()), None)
+        nonce = ""
+        try:
+            if body is None:
+                raise invalid(f"the body is larger than {wire.MAX_BODY} bytes")
+            nonce = self._verifier.check(header, path, body)
+            payload = msgspec.json.decode(body)
+            result = await self._unless_gone(receive, verb, payload)
+        except SaxError as error:
+            status, content = error.status, msgspec.json.encode(error.body())
+        except msgspec.DecodeError:
+            status, content = 400, msgspec.json.encode(invalid("the body is no JSON").body())
+        else:
+            status, content = 200, msgspec.json.encode(result)
+        await _answer(send, status, content, wire.sign_answer(self._key, nonce, status, content) if nonce else "")
+
+    async def _unless_gone(self, receive: Any, verb: str, payload: Any) -> Any:
+        """A peer that leaves while it waits for orders may be dead."""
+        call = asyncio.ensure_future(self._api.call(verb, payload))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({call, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                if verb == "join":
+                    self._cell.left(payload.get("address", ""), payload.get("instance", ""))
+                raise SaxError("Canceled", "the caller has gone")
+            return call.result()
+        finally:
+            call.cancel()
+            leaving.cancel()
+
+    async def _page(self, send: Any, path: str) -> None:
+        try:
+            status, text = 200, page(self._cell, path)
+        except SaxError as error:
+            status, text = error.status, error.text
+        content_type = "text/html; charset=utf-8" if status == 200 else "text/plain; charset=utf-8"
+        await _answer(send, status, text.encode(), content_type=content_type)
+
+
+async def _body(receive: Any) -> bytes | None:
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > wire.MAX_BODY:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def _disconnected(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _answer(send: Any, status: int, body: bytes, signature: str = "", content_type: str = "application/json") -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    if signature:
+        headers.append((wire.HEADER.encode(), signature.encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,136 @@
+"""JSON over HTTP between the members of a cell, each message signed with the cell's key, in both directions.
+
+A request carries a time, a nonce and an HMAC over them, the path and the body; its answer an HMAC over the nonce and the
+answer. So a stranger can neither ask nor answer, and nothing can be said twice. It hides nothing: where the network itself
+is not trusted, put TLS or a VPN below it.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import http.client
+import json
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .errors import SaxError, from_answer
+
+HEADER = "x-cell-auth"
+FRESH_SECONDS = 300.0  # clocks may differ by so much
+MAX_BODY = 16 << 20
+
+
+def _mac(key: bytes, *parts: bytes) -> str:
+    return hmac.new(key, b"\n".join(parts), hashlib.sha256).hexdigest()
+
+
+def sign_request(key: bytes, path: str, body: bytes, now: float) -> tuple[str, str]:
+    """The header's value, and the nonce that the answer must be bound to."""
+    nonce, stamp = secrets.token_hex(16), f"{now:.0f}"
+    return f"{stamp} {nonce} {_mac(key, b'ask', path.encode(), stamp.encode(), nonce.encode(), body)}", nonce
+
+
+def sign_answer(key: bytes, nonce: str, status: int, body: bytes) -> str:
+    return _mac(key, b"answer", nonce.encode(), str(status).encode(), body)
+
+
+class Verifier:
+    """Remembers nonces as long as they are fresh."""
+
+    def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._key = key
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    def check(self, header: str | None, path: str, body: bytes) -> str:
+        """The nonce; Unauthenticated when the request is not from somebody who has the key."""
+        stamp, nonce, mac = (header or "").split(" ") if (header or "").count(" ") == 2 else ("", "", "")
+        good = _mac(self._key, b"ask", path.encode(), stamp.encode(), nonce.encode(), body)
+        if not mac.isascii() or not hmac.compare_digest(good, mac):
+            raise SaxError("Unauthenticated", "the request is not signed with this cell's key")
+        now = self._clock()
+        if not stamp.isdigit() or abs(now - float(stamp)) > FRESH_SECONDS or nonce in self._seen:
+            raise SaxError("Unauthenticated", "the request's signature is too old or was used before")
+        self._seen = {said: at for said, at in self._seen.items() if now - at < 2 * FRESH_SECONDS}
+        self._seen[nonce] = now
+        return nonce
+
+
+def check_answer(key: bytes, nonce: str, status: int, header: str | None, body: bytes) -> None:
+    if not hmac.compare_digest(sign_answer(key, nonce, status, body).encode(), (header or "").encode()):
+        if status == 401:  # by who has another key, or by no member at all
+            raise SaxError("Unauthenticated", "the cell refuses this machine's key")
+        raise SaxError("Unauthenticated", "the answer is not signed with this cell's key")
+
+
+async def ask(address: str, path: str, payload: object, key: bytes | None, timeout: float) -> Any:
+    """POST; the decoded answer. SaxError for what the other side refuses, Unavailable when it can't be reached."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await _ask(address, path, payload, key)
+    except TimeoutError:
+        raise SaxError("Unavailable", f"{address} gave no answer within {timeout:g} s") from None
+    except OSError as error:
+        raise SaxError("Unavailable", f"{address} can not be reached: {error.strerror or error}") from None
+    except (ValueError, asyncio.IncompleteReadError) as error:
+        raise SaxError("Unavailable", f"{address} does not answer as a cell does: {error}") from None
+
+
+async def _ask(address: str, path: str, payload: object, key: bytes | None) -> Any:
+    body = json.dumps(payload).encode()
+    if address.startswith("unix:"):
+        reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+    else:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        header, nonce = sign_request(key, path, body, time.time()) if key else ("", "")
+        signature = f"{HEADER}: {header}\r\n" if key else ""
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{signature}"
+        writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        status = int((await reader.readline()).split(b" ")[1])
+        headers = {}
+        while line := (await reader.readline()).strip():
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        length = int(headers.get("content-length", -1))
+        content = await (reader.readexactly(min(length, MAX_BODY)) if length >= 0 else reader.read(MAX_BODY))
+    except IndexError:
+        raise ValueError("no HTTP") from None
+    finally:
+        writer.close()
+    return _decoded(status, headers.get(HEADER), content, key, nonce)
+
+
+def ask_now(address: str, path: str, payload: object, key: bytes | None, timeout: float) -> Any:
+    """The same for programs that have no event loop."""
+    body = json.dumps(payload).encode()
+    connection = http.client.HTTPConnection(address, timeout=timeout)
+    header, nonce = sign_request(key, path, body, time.time()) if key else ("", "")
+    try:
+        connection.request("POST", path, body, {"content-type": "application/json"} | ({HEADER: header} if key else {}))
+        answer = connection.getresponse()
+        content = answer.read(MAX_BODY)
+    except TimeoutError:
+        raise SaxError(
+            "DeadlineExceeded", f"context deadline exceeded: {address} gave no answer in {timeout:g} s"
+        ) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise SaxError("Unavailable", f"{address} can not be reached: {error}") from None
+    finally:
+        connection.close()
+    return _decoded(answer.status, answer.headers.get(HEADER), content, key, nonce)
+
+
+def _decoded(status: int, signature: str | None, content: bytes, key: bytes | None, nonce: str) -> Any:
+    if key:
+        check_answer(key, nonce, status, signature, content)
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        answer = None
+    if status >= 400:
+        raise from_answer(status, answer)
+    return answer

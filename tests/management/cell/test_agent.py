@@ -1,0 +1,256 @@
+"""Machines and an admin as they are in life: an HTTP server in this process, agents that talk to it; hosts that pretend."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+import uvicorn
+
+from flambeau.management.cell import wire
+from flambeau.management.cell.admin import keep_time
+from flambeau.management.cell.agent import Agent, exchange_with
+from flambeau.management.cell.api import Api
+from flambeau.management.cell.cell import Cell
+from flambeau.management.cell.errors import SaxError
+from flambeau.management.cell.machines import Machine
+from flambeau.management.cell.messages import ReplicaReport
+from flambeau.management.cell.root import LocalFolder
+from flambeau.management.cell.server import CellServer
+
+PATH = "a.b.C"
+LM = "/sax/test/lm"
+KEY = b"secret"
+
+
+class PretendHost:
+    """Loads at once; checkpoints that start with "bad" fail."""
+
+    def __init__(self):
+        self.running = {}
+        self.said = []
+        self.routes = {}
+
+    async def load(self, key, order):
+        self.said.append(("load", order.checkpoint))
+        if order.checkpoint.startswith("bad"):
+            raise SaxError("Internal", "no such weights")
+        self.running[key] = order.replicas
+
+    async def update(self, key, order):
+        self.said.append(("update", order.checkpoint))
+
+    async def scale(self, key, replicas):
+        self.said.append(("scale", replicas))
+        self.running[key] = replicas
+
+    async def unload(self, key):
+        self.said.append(("unload", key))
+        self.running.pop(key, None)
+
+    def replicas(self, key):
+        return [
+            ReplicaReport(status="LOADED", worker_id=f"w{i}", address=f"tcp:h:1/w{i}")
+            for i in range(self.running.get(key, 0))
+        ]
+
+    def methods(self, order):
+        return ["lm.generate"]
+
+    def route(self, key):
+        return {}
+
+    def take_routes(self, routes):
+        self.routes = routes
+
+
+class World:
+    def __init__(self, folder):
+        self.folder = LocalFolder(folder)
+        self.port = 0
+
+    async def start_admin(self, **options):
+        loop = asyncio.get_running_loop()
+        self.cell = Cell("/sax/test", self.folder, loop.time, **options)
+        config = uvicorn.Config(
+            CellServer(self.cell, Api(self.cell), KEY),
+            port=self.port,
+            log_level="error",
+            lifespan="off",
+            timeout_graceful_shutdown=0,
+        )
+        self.server = uvicorn.Server(config)
+        self.server.capture_signals = contextlib.nullcontext
+        self.serving = asyncio.create_task(self.server.serve())
+        self.time = asyncio.create_task(keep_time(self.cell))
+        await until(lambda: self.server.started)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+
+    async def stop_admin(self):
+        self.time.cancel()
+        self.server.should_exit = True
+        self.server.force_exit = True
+        await asyncio.wait_for(self.serving, 5)
+
+    async def ask(self, verb, key=KEY, **payload):
+        return await wire.ask(f"127.0.0.1:{self.port}", f"/cell/{verb}", payload, key, 5)
+
+    def agent(self, name, key=KEY):
+        async def ask(payload):
+            return await wire.ask(f"127.0.0.1:{self.port}", "/cell/join", payload, key, 5)
+
+        host = PretendHost()
+        agent = Agent(name, Machine(paths=[PATH], unhinted_gib=1, max_per_model=4), host, exchange_with(ask))
+        return agent, host, asyncio.create_task(agent.run())
+
+    async def publish(self, replicas, checkpoint="None"):
+        await self.ask("publish", model=LM, model_path=PATH, checkpoint=checkpoint, replicas=replicas)
+
+    def active(self):
+        return self.cell.status(LM).active_replicas
+
+
+async def until(true, seconds=5):
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def in_a_world(tmp_path, scenario):
+    async def main():
+        world = World(tmp_path)
+        await world.start_admin()
+        try:
+            return await scenario(world)
+        finally:
+            for task in asyncio.all_tasks() - {asyncio.current_task(), world.serving}:
+                task.cancel()
+            await world.stop_admin()
+
+    return asyncio.run(main())
+
+
+def test_replicas_spread_over_the_machines_and_shrink_again(tmp_path):
+    async def scenario(world):
+        hosts = [world.agent(name)[1] for name in ("m1", "m2", "m3")]
+        await until(lambda: len(world.cell.servers()) == 3)
+        await world.publish(3)
+        await until(lambda: world.active() == 3)
+        spread = [dict(host.running) for host in hosts]
+        await until(lambda: all(len(host.routes.get(LM, [])) == 2 for host in hosts))
+        await world.ask("update", model=LM, replicas=1)
+        await until(lambda: sum(len(host.running) for host in hosts) == 1)
+        return spread
+
+    assert in_a_world(tmp_path, scenario) == [{LM: 1}] * 3
+
+
+def test_a_machine_that_vanishes_is_replaced_within_seconds(tmp_path):
+    async def scenario(world):
+        machines = {name: world.agent(name) for name in ("m1", "m2")}
+        await until(lambda: len(world.cell.servers()) == 2)
+        await world.publish(1)
+        await until(lambda: world.active() == 1)
+        holder = world.cell.status(LM).addresses[0]
+        machines[holder][2].cancel()
+        (other,) = machines.keys() - {holder}
+        await until(lambda: world.cell.status(LM).addresses == [other])
+
+    in_a_world(tmp_path, scenario)
+
+
+def test_an_admin_that_comes_back_finds_everything_as_it_was(tmp_path):
+    async def scenario(world):
+        hosts = [world.agent(name)[1] for name in ("m1", "m2")]
+        await until(lambda: len(world.cell.servers()) == 2)
+        await world.publish(2)
+        await until(lambda: world.active() == 2)
+        await world.stop_admin()
+        await world.start_admin(settle_seconds=3)
+        await until(lambda: world.active() == 2)
+        await asyncio.sleep(0)
+        return [host.said for host in hosts]
+
+    assert in_a_world(tmp_path, scenario) == [[("load", "None")]] * 2
+
+
+def test_an_update_swaps_and_an_unpublish_unloads(tmp_path):
+    async def scenario(world):
+        _, host, _ = world.agent("m1")
+        await world.publish(1)
+        await until(lambda: world.active() == 1)
+        await world.ask("update", model=LM, checkpoint="/c/2")
+        await until(lambda: ("update", "/c/2") in host.said)
+        await world.ask("unpublish", model=LM)
+        await until(lambda: not host.running)
+        await until(lambda: not world.cell.servers()[0].models)
+        await world.publish(0)
+        return host.said
+
+    assert in_a_world(tmp_path, scenario) == [("load", "None"), ("update", "/c/2"), ("unload", LM)]
+
+
+def test_a_load_that_fails_is_told_with_its_cause(tmp_path):
+    async def scenario(world):
+        world.agent("m1")
+        await world.publish(1, "bad/weights")
+        await until(lambda: world.cell.status(LM).failures)
+        return world.cell.status(LM)
+
+    status = in_a_world(tmp_path, scenario)
+
+    assert status.failures == {"m1": "no such weights"} and status.active_replicas == 0
+
+
+def test_who_has_another_key_is_refused_and_changes_nothing(tmp_path):
+    async def scenario(world):
+        agent, _, _ = world.agent("m1", key=b"wrong")
+        with pytest.raises(SaxError, match="refuses this machine's key") as refused:
+            await world.ask("publish", key=b"wrong", model=LM)
+        with pytest.raises(SaxError):
+            await world.ask("publish", key=None, model=LM)
+        await asyncio.sleep(0.05)
+        return refused.value.code, agent.joined, world.cell.servers(), world.cell.models()
+
+    assert in_a_world(tmp_path, scenario) == ("Unauthenticated", False, [], [])
+
+
+def test_a_signed_request_is_good_once_for_its_path_and_body():
+    verifier = wire.Verifier(KEY, clock=lambda: 1000.0)
+    header, _ = wire.sign_request(KEY, "/cell/list", b"{}", 1000.0)
+    late, _ = wire.sign_request(KEY, "/cell/list", b"{}", 1.0)
+
+    for path, body in (("/cell/publish", b"{}"), ("/cell/list", b"{ }")):
+        with pytest.raises(SaxError, match="not signed"):
+            verifier.check(header, path, body)
+    verifier.check(header, "/cell/list", b"{}")
+    for used in (header, late):
+        with pytest.raises(SaxError, match="too old or was used before"):
+            verifier.check(used, "/cell/list", b"{}")
+
+
+def test_the_answers_of_a_stranger_are_not_believed():
+    with pytest.raises(SaxError, match="not signed with this cell's key"):
+        wire.check_answer(KEY, "nonce", 200, None, json.dumps({}).encode())
+
+
+def test_the_status_pages_show_models_and_servers_and_escape_them(tmp_path):
+    async def scenario(world):
+        world.agent("<m1>")
+        await world.publish(1)
+        await until(lambda: world.active() == 1)
+        pages = {}
+        for path in ("/", f"/model{LM}", "/model/sax/test/none", "/server/%3Cm1%3E", "/server/none"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            pages[path] = (await reader.read()).decode()
+            writer.close()
+        return pages
+
+    pages = in_a_world(tmp_path, scenario)
+
+    assert "/sax/test Cell Status" in pages["/"] and f"{LM}: LOADED" in pages["/"] and "&lt;m1&gt;" in pages["/"]
+    assert "<h2>Model /sax/test/lm</h2>" in pages[f"/model{LM}"]
+    assert "<h2>Server &lt;m1&gt;</h2>" in pages["/server/%3Cm1%3E"]
+    assert "404" in pages["/server/none"].splitlines()[0] and "Failed to locate server none" in pages["/server/none"]
+    assert "Failed to list model" in pages["/model/sax/test/none"]

@@ -15,6 +15,7 @@ from . import devices, self_check
 from .config import ConfigError, TextModelConfig
 from .encoder import EncoderEngine
 from .engine import Engine, Limits
+from .fused import FusedRunner
 from .grammar import grammars
 from .interface import EngineLike
 from .runner import HfRunner, Runner, Unsupported, kv_shape
@@ -128,24 +129,26 @@ def _load_decoder(
     from transformers import AutoModelForCausalLM
 
     text = hf_config.get_text_config()
-    model = AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=_dtype(config, hf_config, bool(placement)),
-        trust_remote_code=config.trust_remote_code,
-        **placement,
-        **quantization(config),
-    ).eval()
+    quantized = quantization(config)
+
+    def load_model() -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=_dtype(config, hf_config, bool(placement)),
+            trust_remote_code=config.trust_remote_code,
+            **placement,
+            **quantized,
+        ).eval()
+
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or DEFAULT_MODEL_LEN
     length = min(config.max_model_len or limit, limit)
-    eos = model.generation_config.eos_token_id
-    stops = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    tokenizer = HfTokenizer.load(source, stops, chat_template or None)
+    tokenizer = HfTokenizer.load(source, _end_tokens(source, text), chat_template or None)
     slots = config.max_batch_rows + (SPARE_SLOTS if config.prefix_cache else 0)
-    runner = choose_runner(model, config, slots, length)
+    runner = choose_runner(load_model, config, slots, length)
     limits = Limits(
         max_rows=config.max_batch_rows,
         max_tokens=config.max_batch_tokens or (2048 if runner.device.type == "cuda" else 256),
-        kv_tokens=config.kv_cache_tokens or _kv_tokens(text, runner, slots * length, model.dtype),
+        kv_tokens=config.kv_cache_tokens or _kv_tokens(text, runner, slots * length),
     )
     engine = Engine(
         runner,
@@ -160,30 +163,44 @@ def _load_decoder(
     return Loaded(tokenizer, engine)
 
 
-def choose_runner(model: Any, config: TextModelConfig, slots: int, length: int) -> Runner:
+def choose_runner(load_model: Callable[[], Any], config: TextModelConfig, slots: int, length: int) -> Runner:
     """The fastest runner that gives what the model itself gives."""
+    model = load_model()
     with torch.inference_mode():
         wanted = self_check.expected(model) if config.self_check else None
-    makers: dict[str, Callable[[], Runner]] = {"hf": lambda: HfRunner(model, slots, length)}
-    if config.engine in ("hf", "static"):
-        makers = {name: make for name, make in makers.items() if name == config.engine}
-    for name, make in makers.items():
-        plain = model.config.get_text_config()._attn_implementation
+    makers: dict[str, Callable[[Any], Runner]] = {
+        "fused": lambda model: FusedRunner(model, slots, length),
+        "hf": lambda model: HfRunner(model, slots, length),
+    }
+    for name in makers if config.engine == "auto" else [config.engine] if config.engine in makers else []:
         try:
-            runner = make()
-            if wanted is not None:
-                with torch.inference_mode():
-                    self_check.check(runner, model, wanted)
+            with torch.inference_mode():
+                runner = makers[name](model)
+                if wanted is not None:
+                    self_check.check(runner, wanted)
             log.info("runner %s on %s", name, runner.device)
             return runner
         except Unsupported as reason:
-            model.set_attn_implementation(plain)
             log.warning("runner %s can't run this model: %s", name, reason)
-    log.warning("falling back to one sequence after the other: right, but slow")
+            if not reason.untouched:
+                model = load_model()
+    if config.engine != "static":
+        log.warning("falling back to one sequence after the other: right, but slow")
     return SequentialRunner(model, length)
 
 
-def _kv_tokens(text: Any, runner: Runner, most: int, dtype: torch.dtype) -> int:
+def _end_tokens(source: str, text: Any) -> list[int]:
+    """As the generation configuration says, or else the model's."""
+    from transformers import GenerationConfig
+
+    try:
+        eos = GenerationConfig.from_pretrained(source).eos_token_id
+    except OSError:
+        eos = getattr(text, "eos_token_id", None)
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+
+def _kv_tokens(text: Any, runner: Runner, most: int) -> int:
     """As many as all slots hold, or as a share of the free memory does."""
     if runner.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(runner.device)
@@ -193,7 +210,7 @@ def _kv_tokens(text: Any, runner: Runner, most: int, dtype: torch.dtype) -> int:
         shape = kv_shape(text)
     except Unsupported:
         return most
-    each = shape.layers * shape.heads * (shape.key_dim + shape.value_dim) * int(dtype.itemsize)
+    each = shape.layers * shape.heads * (shape.key_dim + shape.value_dim) * int(runner.dtype.itemsize)
     return min(most, int(free * MEMORY_SHARE) // each)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from .attention import Attention
 from .kv_cache import KvCache, KvShape
+from .packed import pack_linears
 from .scheduler import Plan
 
 NUMBERS = itertools.count()
@@ -30,6 +31,7 @@ class Runner(Protocol):
     max_model_len: int
     reuses_prefixes: bool
     device: torch.device
+    dtype: torch.dtype
 
     def run(self, plan: Plan, rows: list[int], hidden: bool) -> Output:
         """One forward pass; `rows` says which rows' logits are wanted, at least one."""
@@ -39,7 +41,11 @@ class Runner(Protocol):
 
 
 class Unsupported(Exception):
-    """This runner can't run this model; another one may."""
+    """This runner can't run this model; another one may, with a fresh copy of it when this one is not `untouched`."""
+
+    def __init__(self, reason: str, untouched: bool = True) -> None:
+        super().__init__(reason)
+        self.untouched = untouched
 
 
 def flat(plan: Plan) -> tuple[list[int], list[int]]:
@@ -86,7 +92,7 @@ class HfRunner:
 
         config = model.config.get_text_config()
         self.model, self.max_model_len, self.vocab_size = model, max_model_len, config.vocab_size
-        self.device = model.get_input_embeddings().weight.device
+        self.device, self.dtype = model.get_input_embeddings().weight.device, model.dtype
         self.cache = KvCache(kv_shape(config), slots, max_model_len, model.dtype, self.device)
         self.attention = Attention(self.cache)
         self._calls = 0
@@ -94,6 +100,7 @@ class HfRunner:
         AttentionInterface.register(name, self._attend)
         AttentionMaskInterface.register(name, _no_mask)
         model.set_attn_implementation(name)
+        pack_linears(model)
 
     def run(self, plan: Plan, rows: list[int], hidden: bool) -> Output:
         ids, positions = flat(plan)
@@ -112,7 +119,7 @@ class HfRunner:
             if hook is not None:
                 hook.remove()
         if self._calls != self.cache.shape.layers:
-            raise Unsupported(f"{self._calls} of {self.cache.shape.layers} layers asked for attention")
+            raise Unsupported(f"{self._calls} of {self.cache.shape.layers} layers asked for attention", untouched=False)
         return Output(out.logits[0], kept[0][0] if kept else None)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -130,7 +137,7 @@ class HfRunner:
     ) -> tuple[torch.Tensor, None]:
         """What the model's layers call: [1, heads, rows, dim] in, [1, rows, heads, dim] out."""
         if options.get("softcap") is not None or options.get("s_aux") is not None:
-            raise Unsupported("attention with capped scores or sinks")
+            raise Unsupported("attention with capped scores or sinks", untouched=False)
         self._calls += 1
         q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling

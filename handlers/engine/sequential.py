@@ -23,7 +23,7 @@ class SequentialRunner:
         if getattr(config, "is_encoder_decoder", False):
             raise Unsupported("encoder-decoder models are not served as language models")
         self.model, self.max_model_len, self.vocab_size = model, max_model_len, config.vocab_size
-        self.device = model.get_input_embeddings().weight.device
+        self.device, self.dtype = model.get_input_embeddings().weight.device, model.dtype
         self._caches: dict[int, tuple[Sequence, Any]] = {}  # by slot
 
     def run(self, plan: Plan, rows: list[int], hidden: bool) -> Output:

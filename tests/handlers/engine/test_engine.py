@@ -7,18 +7,20 @@ import tiny_models
 import torch
 
 from flambeau.handlers.engine.engine import Engine, Limits
+from flambeau.handlers.engine.fused import FusedRunner
 from flambeau.handlers.engine.runner import HfRunner
 from flambeau.handlers.engine.sequential import SequentialRunner
 from flambeau.handlers.generation import InvalidRequest, SamplingParams
 
 LENGTH = 256
 RUNNERS = {
+    "fused": lambda model, slots: FusedRunner(model, slots, LENGTH),
     "hf": lambda model, slots: HfRunner(model, slots, LENGTH),
     "sequential": lambda model, slots: SequentialRunner(model, LENGTH),
 }
 
 
-def make(name="llama", runner="hf", slots=12, **limits):
+def make(name="llama", runner="fused", slots=12, **limits):
     given = {"max_rows": 8, "max_tokens": 24, **limits}
     prefix_cache = given.pop("prefix_cache", True)
     options = {key: given.pop(key) for key in ("eos_token_ids", "pooling") if key in given}
@@ -69,9 +71,12 @@ def assert_nothing_is_left(engine):
     assert not engine.step()
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen2", "qwen3", "mistral", "gpt2"])
-def test_greedy_text_is_what_generate_gives(name):
-    reference, engine = tiny_models.model(name), make(name)
+SHAPES = ["llama", "llama-tied", "qwen2", "qwen3", "mistral"]
+
+
+@pytest.mark.parametrize(("name", "runner"), [*((name, "fused") for name in SHAPES), ("llama", "hf"), ("gpt2", "hf")])
+def test_greedy_text_is_what_generate_gives(name, runner):
+    reference, engine = tiny_models.model(name), make(name, runner)
     wanted = requests(32)
 
     answers = [ask(engine, ids, max_tokens=tokens) for ids, tokens in wanted]

@@ -13,16 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from . import openai, text_api, torchserve
+from . import oip, openai, text_api, torchserve
 from .access_log import AccessLog
 from .connection import Connection
 from .control import Control
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .exchange import FIXED, Exchange
+from .gate import Gate
 from .metrics import Metrics
 from .models import TICK_SECONDS, Models
 from .options import FrontendOptions
 from .predict import Target, predict, respond, respond_error
+from .proxy import to_control
 from .web import Request, Route, Router, start_task
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ PROTOCOLS: tuple[Callable[[Models, FrontendOptions], list[Route]], ...] = (
     torchserve.routes,
     text_api.routes,
     openai.routes,
+    oip.routes,
 )
 MAX_TARGETS = 10_000  # URLs remembered; a client that varies them must not fill our memory
 
@@ -49,7 +52,14 @@ class App:
         self.models = Models(
             runtime, self.metrics, control.stalled, control.wake, options.max_response_bytes, options.stream_buffer_bytes
         )
-        self._router = Router([route for routes in PROTOCOLS for route in routes(self.models, options)])
+        self._gate = Gate(runtime, options)
+        found = [route for routes in PROTOCOLS for route in routes(self.models, options)]
+        self._routers = {
+            name: Router([route for route in found if route.listener == name]) for name in ("inference", "sax")
+        }
+        self._management = (
+            Route("*", "*", to_control(runtime / "control.sock"), needs_key=False) if options.same_port else None
+        )
         self._access_log = AccessLog(Path(options.access_log) if options.access_log else None)
         self._targets: dict[bytes, Target | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,7 +72,7 @@ class App:
         """A request has come wholly."""
         exchange.started_at = time.perf_counter()
         try:
-            target = self._target(exchange.url)
+            target = self._target_of(exchange)
             if target is not None:
                 predict(exchange, target, self.options)
             else:
@@ -71,7 +81,7 @@ class App:
             self.refuse(exchange, error)
 
     def refuse(self, exchange: Exchange, error: RequestError) -> None:
-        respond(exchange, error)
+        respond(exchange, error, self.options)
 
     def done(self, exchange: Exchange) -> None:
         """The answer is written, or the client has left (then its status may be 0)."""
@@ -80,6 +90,19 @@ class App:
         self.metrics.changed()
         connection, seconds = exchange.connection, exchange.seconds() if exchange.started_at else 0.0
         self._access_log.add(connection.client_text, exchange.method, exchange.url, exchange.version, status, seconds)
+
+    def _target_of(self, exchange: Exchange) -> Target | None:
+        """The model it asks for; whoever may not ask is not told whether the model exists."""
+        if exchange.connection.listener != "inference" or exchange.method == b"OPTIONS":
+            return None
+        try:
+            target = self._target(exchange.url)
+        except RequestError:
+            self._gate.check(exchange)
+            raise
+        if target is not None:
+            self._gate.check(exchange)
+        return target
 
     def _target(self, url: bytes) -> Target | None:
         if self.models.refresh():
@@ -96,7 +119,9 @@ class App:
 
     def _begin_route(self, exchange: Exchange) -> None:
         path = unquote(exchange.url.partition(b"?")[0].decode("latin-1"), errors="replace")
-        route, rest, known = self._router.find(exchange.method.decode(), path)
+        route, rest, known = self._routers[exchange.connection.listener].find(exchange.method.decode(), path)
+        route = route or self._management
+        self._gate.check(exchange, needs_key=route is not None and route.needs_key)
         if route is None:
             raise MethodNotAllowed() if known else NotFound()
         task = start_task(self._answer(exchange, route, path, rest), self._tasks)
@@ -123,7 +148,7 @@ class App:
         if exchange.status:
             exchange.cut()
         elif error is not None:
-            respond(exchange, error)
+            respond(exchange, error, self.options)
         else:
             respond_error(exchange, 500, "InternalServerException", "Internal server error.", [])
 

@@ -11,7 +11,7 @@ import enum
 import logging
 import ssl
 from collections import deque
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import httptools
 
@@ -48,8 +48,9 @@ class State(enum.Enum):
 
 
 class Connection(asyncio.Protocol):
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, listener: Literal["inference", "sax"] = "inference") -> None:
         self.front = front
+        self.listener = listener
         self.state = State.IDLE
         self.since = 0.0  # when the state began; in BODY, when the last piece came
         self.client: tuple[str, int] | None = None
@@ -70,6 +71,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._length: bytes | None = None
         self._host: bytes | None = None
+        self._origin: bytes | None = None
+        self._authorization: bytes | None = None
         self._expects_continue = False
         self._unsent: list[bytes | memoryview] = []
         self._deaf = False  # what still comes is not read
@@ -135,7 +138,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url, self._headers = b"", []
         self._header_bytes = self._body_bytes = 0
-        self._length = self._host = self._exchange = None
+        self._length = self._host = self._origin = self._authorization = self._exchange = None
         self._expects_continue = False
         if self._current is None:
             self.state, self.since = State.HEADERS, self._loop.time()
@@ -153,6 +156,10 @@ class Connection(asyncio.Protocol):
                 self._host = value
             case b"content-length":
                 self._length = value
+            case b"origin":
+                self._origin = value
+            case b"authorization":
+                self._authorization = value
             case b"expect":
                 self._expects_continue = value.lower() == b"100-continue"
 
@@ -162,6 +169,7 @@ class Connection(asyncio.Protocol):
         version = parser.get_http_version().encode()
         exchange = Exchange(self, parser.get_method(), self._url, version, self.front.request_id())
         exchange.headers = self._headers
+        exchange.host, exchange.origin, exchange.authorization = self._host, self._origin, self._authorization
         exchange.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         self._exchange = exchange
         if self._header_bytes > options.max_header_bytes:

@@ -30,8 +30,8 @@ OURS = {  # names that no handler sets: they belong to the connection, or are al
 
 class Exchange:
     __slots__ = (
-        "_chunked", "_pending_start", "bare", "body", "complete", "connection", "headers", "keep_alive", "method",
-        "on_leave", "request_id", "started_at", "status", "url", "version",
+        "_chunked", "_pending_start", "authorization", "bare", "body", "complete", "connection", "headers", "host", "keep_alive",
+        "method", "on_leave", "origin", "request_id", "started_at", "status", "url", "version",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection", method: bytes, url: bytes, version: bytes, request_id: str) -> None:
@@ -41,6 +41,9 @@ class Exchange:
         self.version = version
         self.request_id = request_id
         self.headers: list[tuple[bytes, bytes]] = []  # as sent, names in any case
+        self.host: bytes | None = None
+        self.origin: bytes | None = None
+        self.authorization: bytes | None = None
         self.body: bytes | bytearray = b""
         self.keep_alive = False
         self.status = 0  # 0: nothing has been answered yet

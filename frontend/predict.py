@@ -12,8 +12,10 @@ from .dispatch import ModelQueue
 from .errors import (
     ClientTimeout,
     NoWorker,
+    QueueFull,
     RequestError,
     ResponseTooLarge,
+    Unauthorized,
     envelope,
     headers_of,
     status_of,
@@ -90,7 +92,7 @@ class Prediction(Call):
         if self._exchange.status:
             self._exchange.cut()
         else:
-            respond(self._exchange, error)
+            respond(self._exchange, error, self._options)
 
     def left(self) -> None:
         self._stop_timer()
@@ -110,9 +112,17 @@ class Prediction(Call):
             self.timer.cancel()
 
 
-def respond(exchange: Exchange, error: RequestError) -> None:
-    """An error as TorchServe words it."""
-    respond_error(exchange, status_of(error), type_of(error), str(error), headers_of(error))
+def respond(exchange: Exchange, error: RequestError, options: FrontendOptions) -> None:
+    """An error as TorchServe words it; two of the statuses are the operator's choice."""
+    status: int
+    match error:
+        case QueueFull():
+            status = options.queue_full_status
+        case Unauthorized():
+            status = options.token_status
+        case _:
+            status = status_of(error)
+    respond_error(exchange, status, type_of(error), str(error), headers_of(error))
 
 
 def respond_error(exchange: Exchange, status: int, type: str, message: str, headers: list[tuple[str, str]]) -> None:

@@ -51,7 +51,7 @@ class Master(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         options = self.options
         settings = {
-            "bind": [gunicorn_address(bind) for bind in options.binds],
+            "bind": [gunicorn_address(bind) for bind in (*options.binds, *options.sax_binds)],
             "workers": options.processes,
             "worker_class": HttpProcess,
             "backlog": BACKLOG,

@@ -4,8 +4,11 @@ The paths that reach a worker are read by `target()` and answered by `predict`; 
 paths of its other protocols (KServe v1 and v2, SageMaker) included. Not for: Open Inference Protocol, which is `oip`.
 """
 
+import json
 from urllib.parse import parse_qs, unquote
 
+from .. import __version__
+from .description import describe
 from .errors import BadRequest
 from .models import Models
 from .options import FrontendOptions
@@ -19,6 +22,8 @@ UNHEALTHY = '{\n  "status": "Unhealthy"\n}\n'
 def target(models: Models, url: bytes, options: FrontendOptions) -> Target | None:
     """None when the path is none of a model's; RequestError when it is one of an unknown model."""
     raw_path, _, query = url.partition(b"?")
+    if options.predict_route is not None and raw_path == options.predict_route.encode():
+        raw_path = b"/invocations"
     match [unquote(part) for part in raw_path.decode("latin-1").split("/")[1:]]:
         case ["predictions", name, *rest] if name:
             return _with_version(models, "predict", name, rest)
@@ -34,10 +39,10 @@ def target(models: Models, url: bytes, options: FrontendOptions) -> Target | Non
         case ["v1", "models", call] if call.endswith((":predict", ":explain")):
             name, _, operation = call.rpartition(":")
             return Target(models.find(name), operation)
-        case ["v2", "models", name, "infer" | "explain" as operation]:
-            return Target(models.find(name), "explain" if operation == "explain" else "predict")
-        case ["v2", "models", name, "versions", version, "infer" | "explain" as operation]:
-            return Target(models.find(name, version), "explain" if operation == "explain" else "predict", version)
+        case ["v2", "models", name, "infer"] if not options.open_inference_protocol:
+            return Target(models.find(name), "predict")
+        case ["v2", "models", name, "explain"]:
+            return Target(models.find(name), "explain")
         case [name, "predict"] if name:
             return Target(models.find(name), "predict", query=query)
         case [name, version, "predict"] if name and version:
@@ -75,5 +80,20 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         else:
             await request.answer(200 if table.healthy else 500, HEALTHY if table.healthy else UNHEALTHY)
 
+    async def description(request: Request) -> None:
+        """GET /api-description, OPTIONS /"""
+        await request.answer(200, json.dumps(describe(options.server_version or __version__), indent=2) + "\n")
+
+    async def model_description(request: Request) -> None:
+        """OPTIONS /predictions/{model}[/{version}]"""
+        name = request.rest.split("/")[0]
+        models.find(name)
+        await request.answer(200, json.dumps(describe(options.server_version or __version__, name), indent=2) + "\n")
+
     paths = ["/ping", *([options.health_route] if options.health_route else [])]
-    return [Route("*", path, ping, needs_key=False) for path in paths]
+    return [
+        *(Route("*", path, ping, needs_key=False) for path in paths),
+        Route("GET", "/api-description", description, needs_key=False),
+        Route("OPTIONS", "/", description, needs_key=False),
+        Route("OPTIONS", "/predictions/", model_description, needs_key=False),
+    ]

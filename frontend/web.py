@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -38,6 +38,7 @@ class Route:
     handler: Handler | None = None
     asgi: Asgi | None = None
     needs_key: bool = True  # when token authorization is on; probes need none
+    listener: Literal["inference", "sax"] = "inference"
 
 
 class Request:

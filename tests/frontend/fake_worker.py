@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from flambeau.handlers.protocol import EndHead, Hello, Kind, Reader, RequestHead, ResponseHead, pack
@@ -16,6 +17,7 @@ class FakeWorker:
         self.worker_id = worker_id
         self.credit = credit
         self.hello = hello
+        self.answer: Callable[[bytes], bytes] | None = None  # instead of what the bodies say
         self.requests: list[tuple[RequestHead, bytes]] = []
         self.cancelled: list[int] = []
         self.held: list[tuple[asyncio.StreamWriter, int, bytes]] = []  # requests of "hold", answered by release()
@@ -41,7 +43,10 @@ class FakeWorker:
 
     def _request(self, writer: asyncio.StreamWriter, id: int, head: RequestHead, body: bytes) -> None:
         self.requests.append((head, body))
-        wish = json.loads(body) if body.startswith(b"{") else {}
+        if self.answer is not None:
+            writer.write(pack(Kind.RESPONSE, id, ResponseHead(), self.answer(body)))
+            return
+        wish = json.loads(body) if body.startswith(b'{"do"') else {}
         match wish.get("do"):
             case "hold":
                 self.held.append((writer, id, body))

@@ -1,0 +1,114 @@
+"""The inference API as an OpenAPI document: `/api-description`, `OPTIONS /`, and one model's part of it.
+
+The table below is all there is to say; `describe()` words it as TorchServe did (OpenAPI 3.0.1, the same titles and operation
+ids). Not for: the management API, which describes itself.
+"""
+
+from typing import Any
+
+BODY = {
+    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+    "description": "Input of the model, in the content type its handler takes: JSON, form, multipart or raw bytes.",
+}
+ERROR = {
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["code", "type", "message"],
+                "properties": {
+                    "code": {"type": "integer", "description": "The status."},
+                    "type": {"type": "string", "description": "The error's type."},
+                    "message": {"type": "string", "description": "What went wrong."},
+                },
+            }
+        }
+    }
+}
+ERRORS = {
+    400: "The request can not be understood",
+    401: "Missing or wrong key, with token authorization",
+    404: "Model or version not found",
+    413: "The body is larger than max_request_size",
+    500: "The worker died, or the handler said so",
+    503: "No worker, a full job queue, or the handler failed",
+    507: "Out of resources",
+}
+PROBE = {500: "A model has fewer workers than it should have", 503: "The server is shutting down"}
+
+# path, method, operation id, what it does, the errors it may answer
+OPERATIONS: list[tuple[str, str, str, str, dict[int, str]]] = [
+    ("/", "options", "apiDescription", "The description of this API.", {}),
+    ("/api-description", "get", "apiDescription", "The description of this API.", {}),
+    ("/ping", "get", "ping", "Whether every model has the workers it should have.", PROBE),
+    ("/predictions/{model_name}", "post", "predictions", "A prediction by the model's default version.", ERRORS),
+    (
+        "/predictions/{model_name}",
+        "options",
+        "predictionsDescription",
+        "The description of the model's part.",
+        {404: ERRORS[404]},
+    ),
+    ("/predictions/{model_name}/{model_version}", "post", "version_predictions", "A prediction by one version.", ERRORS),
+    ("/explanations/{model_name}", "post", "explanations", "An explanation by the model's default version.", ERRORS),
+    (
+        "/explanations/{model_name}/{model_version}",
+        "post",
+        "version_explanations",
+        "An explanation by one version.",
+        ERRORS,
+    ),
+    ("/invocations", "post", "invocations", "SageMaker: a prediction by the model named in the query.", ERRORS),
+    ("/models/{model_name}/invoke", "post", "invoke", "SageMaker: a prediction by the model.", ERRORS),
+    ("/v1/models/{model_name}:predict", "post", "v1Predict", "KServe v1: a prediction.", ERRORS),
+    ("/v1/models/{model_name}:explain", "post", "v1Explain", "KServe v1: an explanation.", ERRORS),
+    ("/v2", "get", "serverMetadata", "Open Inference Protocol: the server.", {}),
+    ("/v2/health/live", "get", "serverLive", "Open Inference Protocol: whether the server runs.", {}),
+    ("/v2/health/ready", "get", "serverReady", "Open Inference Protocol: whether the server is ready.", PROBE),
+    ("/v2/models/{model_name}", "get", "modelMetadata", "Open Inference Protocol: the model.", ERRORS),
+    ("/v2/models/{model_name}/ready", "get", "modelReady", "Open Inference Protocol: whether the model is ready.", ERRORS),
+    ("/v2/models/{model_name}/infer", "post", "modelInfer", "Open Inference Protocol: an inference.", ERRORS),
+]
+PARAMETERS = {
+    "{model_name}": ("model_name", "Name of the model."),
+    "{model_version}": ("model_version", "Version of the model."),
+}
+
+
+def describe(version: str, model: str | None = None) -> dict[str, Any]:
+    """All of the API, or what concerns one model, whose name then stands in the paths."""
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, operation_id, summary, errors in OPERATIONS:
+        if model is not None and not path.startswith("/predictions/{model_name}"):
+            continue
+        shown = path if model is None else path.replace("{model_name}", model)
+        paths.setdefault(shown, {})[method] = _operation(shown, method, operation_id, summary, errors)
+    return {
+        "openapi": "3.0.1",
+        "info": {
+            "title": "TorchServe APIs",
+            "description": "Predictions by the models which this server has registered.",
+            "version": version or "0.0.0",
+        },
+        "paths": paths,
+    }
+
+
+def _operation(path: str, method: str, operation_id: str, summary: str, errors: dict[int, str]) -> dict[str, Any]:
+    parameters = [
+        {"in": "path", "name": name, "required": True, "description": text, "schema": {"type": "string"}}
+        for placeholder, (name, text) in PARAMETERS.items()
+        if placeholder in path
+    ]
+    if path == "/invocations":
+        parameters.append({"in": "query", "name": "model_name", "required": False, "schema": {"type": "string"}})
+    operation: dict[str, Any] = {"description": summary, "operationId": operation_id, "parameters": parameters}
+    if method == "post":
+        operation["requestBody"] = BODY
+    answers: dict[str, Any] = {"200": {"description": "OK", "content": BODY["content"] if method == "post" else _JSON}}
+    answers |= {str(status): {"description": text, **ERROR} for status, text in errors.items()}
+    operation["responses"] = answers
+    return operation
+
+
+_JSON = {"application/json": {"schema": {"type": "object"}}}

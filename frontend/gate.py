@@ -1,0 +1,119 @@
+"""Who may ask: no browser that somebody else's page led here, and with token authorization only who has a key.
+
+A server on loopback is reached by any page a browser shows (DNS rebinding, cross-site requests), so there the Host header
+must name this machine and a foreign Origin is refused, whatever the method. Not for: making keys, which is the control
+plane's; it writes `<runtime>/inference_keys.json`.
+"""
+
+import hmac
+import logging
+import os
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .errors import ForeignHost, Unauthorized
+from .exchange import Exchange
+from .options import FrontendOptions
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]", "::1"}
+MAX_REMEMBERED = 1000  # Host headers
+
+
+class InferenceKey(msgspec.Struct, frozen=True):
+    key: str
+    expires_at: float | None = None  # seconds since 1970
+
+
+class InferenceKeys(msgspec.Struct, frozen=True):
+    """The keys file; while keys are rotated, it holds the old one too."""
+
+    keys: list[InferenceKey] = []
+
+
+KEYS_FILE = "inference_keys.json"
+
+
+def write_keys(runtime: Path, keys: InferenceKeys) -> None:
+    """The control plane's end: replaced atomically, readable by nobody else."""
+    next_ = runtime / f"{KEYS_FILE}.next"
+    with os.fdopen(os.open(next_, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(keys))
+    os.replace(next_, runtime / KEYS_FILE)
+
+
+class Gate:
+    def __init__(self, runtime: Path, options: FrontendOptions) -> None:
+        self._file = runtime / KEYS_FILE
+        self._needs_key = options.token_authorization
+        self._keys: list[tuple[bytes, float]] = []
+        self._stamp: tuple[int, int] | None = None
+        self._hosts = allowed_hosts(options)
+        self._origin = options.cors.allowed_origin
+        self._known_hosts: dict[bytes, bool] = {}
+
+    def check(self, exchange: Exchange, needs_key: bool = True) -> None:
+        """ForeignHost or Unauthorized; returns when the request may pass."""
+        if self._hosts is not None and not self._is_ours(exchange.host):
+            raise ForeignHost("The Host header names no host of this server; allowed_hosts may list it.")
+        if exchange.origin is not None and not self._may_come_from(exchange.origin, exchange.host):
+            raise ForeignHost("Requests of this Origin are not allowed; cors_allowed_origin may name it.")
+        if self._needs_key and needs_key:
+            self._check_key(exchange.authorization)
+
+    def _is_ours(self, host: bytes | None) -> bool:
+        if host is None:  # HTTP/1.0; no browser
+            return True
+        known = self._known_hosts.get(host)
+        if known is None:
+            if len(self._known_hosts) >= MAX_REMEMBERED:
+                self._known_hosts.clear()
+            known = self._known_hosts[host] = host_name(host.decode("latin-1")) in (self._hosts or ())
+        return known
+
+    def _may_come_from(self, origin: bytes, host: bytes | None) -> bool:
+        text = origin.decode("latin-1")
+        return self._origin in ("*", text) or (host is not None and urlsplit(text).netloc.encode("latin-1") == host)
+
+    def _check_key(self, authorization: bytes | None) -> None:
+        self.read_keys()
+        scheme, _, given = (authorization or b"").partition(b" ")
+        given, now = given.strip(), time.time()
+        good = [hmac.compare_digest(given, key) and now < end for key, end in self._keys]  # all are compared, always
+        if scheme.lower() != b"bearer" or not any(good):
+            raise Unauthorized("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
+
+    def read_keys(self) -> None:
+        """Reads the file when it was replaced; without a file nobody passes."""
+        try:
+            stat = os.stat(self._file)
+            stamp = (stat.st_mtime_ns, stat.st_ino)
+            if stamp == self._stamp:
+                return
+            keys = msgspec.json.decode(self._file.read_bytes(), type=InferenceKeys).keys
+        except (OSError, msgspec.MsgspecError) as error:
+            logger.error("no inference keys: %s", error)
+            self._keys, self._stamp = [], None
+            return
+        self._stamp = stamp
+        self._keys = [(entry.key.encode(), entry.expires_at or float("inf")) for entry in keys]
+
+
+def allowed_hosts(options: FrontendOptions) -> set[str] | None:
+    """None: any. A server that other machines reach can't know its names, so there only a list restricts."""
+    if "*" in options.allowed_hosts:
+        return None
+    names = {host_name(bind.partition("://")[2]) for bind in options.binds if not bind.startswith("unix:")}
+    if not options.allowed_hosts and not names <= LOOPBACK:
+        return None
+    return LOOPBACK | names | {name.lower() for name in options.allowed_hosts}
+
+
+def host_name(netloc: str) -> str:
+    """Without the port; IPv6 addresses keep their brackets."""
+    name, colon, port = netloc.strip("/").rpartition(":")
+    return (name if colon and port.isdigit() and (name.endswith("]") or ":" not in name) else netloc.strip("/")).lower()

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test check format lint types layers bench clean
+.PHONY: demo test check format lint types layers bench bench-optimizer clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ types: $(VENV)/.installed
 
 layers: $(VENV)/.installed
 	@$(BIN)/lint-imports --no-logo > .typing/layers.log 2>&1 || { cat .typing/layers.log; exit 1; }
+
+bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/RESULTS-optimizer.md
+	@$(BIN)/python benchmarks/optimizer/bench.py
 
 clean:
 	@rm -rf $(VENV) .typing build *.egg-info

@@ -8,6 +8,7 @@ which is `models`.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from hashlib import blake2b
 
 from ..management.routing import ModelRoute, Replica
 from .errors import ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, WorkerDied
@@ -20,6 +21,7 @@ class ModelQueue:
 
     def __init__(self, route: ModelRoute, metrics: ModelMetrics, on_stalled: Callable[[str], None]) -> None:
         self.route = route
+        self.by_sequence = False
         self.metrics = metrics
         self.waiting: deque[Call] = deque()
         self.outstanding = 0  # waiting here or in flight
@@ -33,13 +35,18 @@ class ModelQueue:
 
     # requests
 
-    def submit(self, call: Call) -> None:
-        """Sends it, or lets it wait; one of the errors of `errors` when it can do neither."""
+    def submit(self, call: Call, sequence: bytes | None = None) -> None:
+        """Sends it, or lets it wait; one of the errors of `errors` when it can do neither.
+
+        The requests of a `sequence` go to one worker, which orders them.
+        """
         if self.outstanding >= self._limit or not self._open:
             self._refuse_or_wait()
         self.outstanding += 1
         now = call.submitted = self._loop.time()
-        if not self.waiting and (link := self._least_busy()) is not None:
+        if sequence is not None and self._open:
+            self._worker_of(sequence).send(call, now)
+        elif not self.waiting and (link := self._least_busy()) is not None:
             link.send(call, now)
         else:
             self.waiting.append(call)
@@ -76,6 +83,10 @@ class ModelQueue:
             if busy < link.credit and busy < fewest:
                 best, fewest = link, busy
         return best
+
+    def _worker_of(self, sequence: bytes) -> Link:
+        """The same in every HTTP process, as long as the workers are the same."""
+        return max(self._open, key=lambda link: blake2b(sequence, key=link.worker_id.encode()[:64], digest_size=8).digest())
 
     def _ended(self, calls: int) -> None:
         self.outstanding -= calls
@@ -116,6 +127,7 @@ class ModelQueue:
 
     def update(self, route: ModelRoute) -> None:
         self.route = route
+        self.by_sequence = bool(route.model_yaml.get("sequenceBatching"))
         listed = {replica.worker_id for replica in route.replicas}
         for worker_id in self._links.keys() - listed:
             link = self._links.pop(worker_id)

@@ -40,6 +40,7 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     queue_full_status: Literal[503, 429] = 503
     token_authorization: bool = False  # requests must carry a key of `<runtime>/inference_keys.json`
     token_status: Literal[401, 400] = 401  # of a missing or wrong key; TorchServe says 400
+    sequence_id_header: str = "ts_request_sequence_id"  # of models with sequence batching
     open_inference_protocol: bool = True  # /v2
     same_port: bool = False  # management routes are passed on to `<runtime>/control.sock`
     default_model: str | None = None  # what /invocations runs when no model is named

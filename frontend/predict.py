@@ -45,11 +45,16 @@ def predict(exchange: Exchange, target: Target, options: FrontendOptions) -> Non
     call = Prediction(request, exchange, queue, options)
     exchange.on_leave = call.left
     try:
-        queue.submit(call)
+        queue.submit(call, sequence_of(exchange, options) if queue.by_sequence else None)
     except NoWorker:
         raise NoWorker(queue.route.name, target.version) from None
     if timeout := queue.route.client_timeout_seconds:
         call.timer = asyncio.get_running_loop().call_later(timeout, call.timed_out, timeout)
+
+
+def sequence_of(exchange: Exchange, options: FrontendOptions) -> bytes | None:
+    wanted = options.sequence_id_header.lower().encode()
+    return next((value for name, value in exchange.headers if name.lower() == wanted), None)
 
 
 class Prediction(Call):

@@ -205,3 +205,22 @@ def test_a_request_that_waits_longer_than_the_client_timeout_is_told(run):
         await until(lambda: worker.cancelled)
 
     run(scenario)
+
+
+def test_the_requests_of_a_sequence_go_to_one_worker(run):
+    async def scenario(plane):
+        workers = [await plane.worker(f"w{number}") for number in range(3)]
+        plane.publish(*workers, model_yaml={"sequenceBatching": True})
+        client = await plane.client()
+        await client.ask("/predictions/m", b"warm")
+        await until(lambda: len(plane.app.models.find("m")._open) == 3)
+
+        for _ in range(4):
+            for sequence in "abcdef":
+                await client.ask("/predictions/m", sequence.encode(), headers={"TS_request_sequence_id": sequence})
+
+        where = {body: [w.worker_id for w in workers if body in [b for _, b in w.requests]] for body in (b"a", b"b", b"f")}
+        assert all(len(found) == 1 for found in where.values())
+        assert sum(len(worker.requests) > 1 for worker in workers) > 1
+
+    run(scenario)

@@ -3,6 +3,7 @@
 import click
 
 from . import __version__
+from .frontend.gateway_cli import proxy
 from .optimizer.cli import optimizer, simulate
 
 
@@ -13,4 +14,5 @@ def main() -> None:
 
 
 main.add_command(optimizer)
+main.add_command(proxy)
 main.add_command(simulate)

@@ -17,6 +17,10 @@ class BadRequest(RequestError): ...
 class Unauthorized(RequestError): ...
 
 
+class Forbidden(RequestError):
+    """We know who asks; they may not do this."""
+
+
 class ForeignHost(RequestError):
     """A browser was led here by somebody else's page."""
 
@@ -118,6 +122,7 @@ class ModelError(RequestError):
 STATUS: dict[type[RequestError], tuple[int, str]] = {
     BadRequest: (400, "BadRequestException"),
     Unauthorized: (401, "InvalidKeyException"),
+    Forbidden: (403, "ForbiddenException"),
     ForeignHost: (403, "ForbiddenException"),
     NotFound: (404, "ResourceNotFoundException"),
     ModelNotFound: (404, "ModelNotFoundException"),

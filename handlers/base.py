@@ -33,14 +33,13 @@ class PredictionException(Exception):
 class Request:
     """One request as it came down a link."""
 
-    __slots__ = ("arrived", "body", "head", "id", "reply")
+    __slots__ = ("arrived", "body", "head", "id")
 
-    def __init__(self, id: int, head: RequestHead, body: memoryview, arrived: float, reply: "Reply") -> None:
+    def __init__(self, id: int, head: RequestHead, body: memoryview, arrived: float) -> None:
         self.id = id  # unique in this worker while the request lives; what `cancel` will name
         self.head = head  # operation, request_id, headers, query, url_path, priority
         self.body = body
         self.arrived = arrived  # time.monotonic()
-        self.reply = reply
 
 
 class Reply(Protocol):

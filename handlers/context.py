@@ -3,6 +3,7 @@
 `system_properties` and the names of the methods are TorchServe's. Not for: what the requests' bodies hold (`rows`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from .protocol import RequestHead, WorkerConfig
@@ -63,6 +64,11 @@ class RequestProcessor:
         self._status = code
         self._phrase = reason_phrase or ""
 
+    @property
+    def untouched(self) -> bool:
+        """The handler left status and headers as they are."""
+        return self._status == 200 and not self._phrase and not self._response_headers
+
     def get_response_status_code(self) -> int:
         return self._status
 
@@ -106,7 +112,8 @@ class Context:
         self.request_ids: dict[int, str] = {}
         self.stopping_criteria: list[Any] | None = None  # continuous batching: for each request, a test of its answers
         self.cache: dict[str, Any] = {}  # the handler's own, by sequence or request id
-        self.cl_socket: Any = None  # where intermediate answers go: see `compat`
+        self.send_part: Callable[[int, Any], None] = _no_stream  # (index, part): streams a part of an answer at once
+        self.cl_socket: Any = None  # TorchServe's socket; ours is not the handler's to write to
 
     @property
     def model_dir(self) -> str:
@@ -155,3 +162,7 @@ class Context:
     def get_response_status(self, idx: int) -> tuple[int, str]:
         processor = self.request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()
+
+
+def _no_stream(_idx: int, _part: Any) -> None:
+    raise RuntimeError("parts can be sent only while a batch is being handled")

@@ -50,7 +50,7 @@ def send(handler, operation, body):
     """Submits; `body` is bytes, or a struct that travels as MessagePack."""
     raw = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
     reply = FakeReply()
-    request = Request(next(IDS), RequestHead(operation, "r", []), memoryview(raw), time.monotonic(), reply)
+    request = Request(next(IDS), RequestHead(operation, "r", []), memoryview(raw), time.monotonic())
     reply.id = request.id
     handler.submit(request, reply)
     return reply

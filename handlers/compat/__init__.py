@@ -1,0 +1,1 @@
+"""Names of other servers, for the handlers that were written for them."""

@@ -1,0 +1,5 @@
+"""ts.metrics.dimension"""
+
+from flambeau.handlers.metrics import Dimension
+
+__all__ = ["Dimension"]

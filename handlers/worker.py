@@ -1,0 +1,178 @@
+"""A model worker: one process, one model, one thread. `python -m flambeau.handlers.worker --control-fd N`
+
+CONFIG comes down the control link; the worker loads, listens, says READY (or FAILED, and exits), and then turns one loop:
+
+    drain the sockets → form a batch → run it → write the answers
+
+STOP: GOAWAY to its clients, answer what they have sent, exit. The control link's end: whoever started us is dead, so exit
+at once. Not for: deciding how many workers there are, or what clients are told about a dead one.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+
+from . import torchserve_names
+from .base import ContinuousHandler, PredictionException
+from .context import Context
+from .entry_point import Entry, Loading
+from .generation import InvalidRequest
+from .links import Exchange, Links
+from .metrics import Metrics
+from .protocol import Hello, Kind, Reader, WorkerConfig, pack
+from .queue import Queue
+from .running import BAD_REQUEST, FAULT, Runner, verdict
+
+logger = logging.getLogger(__name__)
+
+WRITE_AFTER_SECONDS = 0.0002  # answers wait so long for company: fewer writes, and the HTTP process has work meanwhile
+LEAVE_AFTER_SECONDS = 5.0  # how long a stopped worker waits for clients to hang up
+
+
+def main(arguments: list[str]) -> int:
+    die_with_parent()
+    control = socket.socket(fileno=int(arguments[-1]))
+    config = receive_config(control)
+    prepare_process(config)
+    context = Context(config, Metrics(config.model))
+    loading = Loading(config.handler, config.model_dir)
+    try:
+        handler = loading.load(context)
+    except BaseException as error:  # whatever a model's code does, the cause is told
+        failure = loading.failure(error)
+        print(failure.traceback, file=sys.stderr, flush=True)
+        control.sendall(pack(Kind.FAILED, 0, failure))
+        return 1
+    worker = ContinuousWorker if isinstance(handler, ContinuousHandler) else BatchWorker
+    worker(handler, context, config, control).serve()  # type: ignore[arg-type]
+    return 0
+
+
+class Worker:
+    """What both kinds share: links, readiness, the way out."""
+
+    def __init__(self, context: Context, config: WorkerConfig, control: socket.socket, credit: int) -> None:
+        self._context = context
+        self.links = Links(control, self.take, self.cancel)
+        hello = Hello(config.model, config.version, config.worker_id, os.getpid(), credit)
+        self.links.listen(config.listen, hello)
+        self._quiet_since = 0.0
+        self.links.tell(Kind.READY)
+        self.links.flush()
+
+    def take(self, exchange: Exchange) -> None:
+        raise NotImplementedError
+
+    def cancel(self, exchange: Exchange) -> None:
+        raise NotImplementedError
+
+    def breathe(self, seconds: float | None = 0.0) -> None:
+        """Write what there is, read what has come."""
+        if pending := self._context.metrics.drain():
+            self.links.report(pending)
+        self.links.flush()
+        self.links.poll(seconds)
+        if self.links.lost_control:
+            os._exit(0)
+
+    def may_leave(self, idle: bool) -> bool:
+        """Told to stop, nothing to do, and every client has hung up (or had the time to)."""
+        now = time.monotonic()
+        if not idle or not self._quiet_since:
+            self._quiet_since = now
+        return self.links.stopping and idle and (self.links.empty or now - self._quiet_since > LEAVE_AFTER_SECONDS)
+
+
+class BatchWorker(Worker):
+    def __init__(self, entry: Entry, context: Context, config: WorkerConfig, control: socket.socket) -> None:
+        by_sequence = bool(config.model_yaml.get("sequenceBatching"))
+        self.queue = Queue(config.batch_size, config.max_batch_delay_seconds, by_sequence)
+        super().__init__(context, config, control, 2 * self.queue.batch_size)
+        self.runner = Runner(entry, context, config.decode_input_request, config.max_response_bytes, self.breathe)
+
+    def take(self, exchange: Exchange) -> None:
+        self.queue.add(exchange)
+
+    def cancel(self, exchange: Exchange) -> None:
+        self.queue.remove(exchange)
+        exchange.drop()
+
+    def serve(self) -> None:
+        queue, links, written = self.queue, self.links, 0.0
+        while True:
+            now = time.monotonic()
+            wait = queue.patience(now) if queue else None
+            if wait != 0.0 or len(queue) < queue.batch_size or now - written > WRITE_AFTER_SECONDS:
+                if self.may_leave(idle=not queue):
+                    return
+                self.breathe(1.0 if wait is None and links.stopping else wait)
+                written = time.monotonic()
+                if not queue or queue.patience(written):
+                    continue
+            batch = queue.take()
+            self.runner.run(batch)
+            queue.finished(len(batch))
+
+
+class ContinuousWorker(Worker):
+    def __init__(self, handler: ContinuousHandler, context: Context, config: WorkerConfig, control: socket.socket) -> None:
+        self.handler = handler
+        self.running = 0
+        super().__init__(context, config, control, getattr(handler, "credit", 0) or 2 * config.batch_size)
+
+    def take(self, exchange: Exchange) -> None:
+        exchange.taken = time.monotonic()
+        try:
+            self.handler.submit(exchange, exchange)
+        except Exception as error:
+            status, message = verdict(error)
+            if not isinstance(error, (PredictionException, InvalidRequest)):
+                logger.error("Model %s: the handler failed", self._context.model_name, exc_info=error)
+            exchange.respond(message.encode(), status, error=BAD_REQUEST if status == 400 else FAULT)
+
+    def cancel(self, exchange: Exchange) -> None:
+        self.handler.cancel(exchange.id)
+        exchange.drop()
+
+    def serve(self) -> None:
+        busy = False
+        while not self.may_leave(idle=not busy):
+            self.breathe(0.0 if busy else (1.0 if self.links.stopping else None))
+            busy = self.handler.step()
+
+
+def receive_config(control: socket.socket) -> WorkerConfig:
+    """Blocks: there is nothing else to do before it has come."""
+    reader = Reader()
+    while data := control.recv(1 << 16):
+        for frame in reader.feed(data):
+            if frame.kind == Kind.CONFIG:
+                return frame.head(WorkerConfig)
+    raise SystemExit("no CONFIG came")
+
+
+def prepare_process(config: WorkerConfig) -> None:
+    """The surroundings that a model's code expects: its folder, its imports, its prints."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is the supervisor's to answer
+    model_dir = os.path.realpath(config.model_dir)
+    sys.path[:] = [model_dir, *(os.path.abspath(place) for place in sys.path[1:])]
+    os.chdir(config.model_dir)
+    torchserve_names.install()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+
+
+def die_with_parent() -> None:
+    """The kernel kills us when whoever started us dies, however busy the handler is."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

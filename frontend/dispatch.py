@@ -120,7 +120,8 @@ class ModelQueue:
 
     def _measure(self) -> None:
         """How many requests may be here at once: those that workers run, and those that wait."""
-        running = sum(max(self.route.batch_size, link.credit - self.route.batch_size) for link in self._open)
+        batch = self.route.batch_size
+        running = sum(max(batch, link.hello.credit - batch) for link in self._open if link.hello)
         self._limit = running + (0 if self.route.use_job_ticket and self._open else self.route.job_queue_size)
 
     # what the control plane tells

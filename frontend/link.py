@@ -27,6 +27,9 @@ from .errors import RequestError, WorkerDied
 
 logger = logging.getLogger(__name__)
 
+AHEAD_SECONDS = 0.002  # work that a worker may have waiting beside the batch it runs
+MAX_AHEAD = 64  # requests of that
+
 _decode_head = msgspec.msgpack.Decoder(ResponseHead).decode
 _RESPONSE, _CHUNK = int(Kind.RESPONSE), int(Kind.CHUNK)
 
@@ -81,7 +84,7 @@ class Link(asyncio.Protocol):
         self.worker_id = worker_id
         self.address = address
         self.hello: Hello | None = None
-        self.credit = 0
+        self.credit = 0  # requests it may have: what its HELLO said, or more when it answers fast
         self.in_flight: dict[int, Call] = {}
         self.heard = 0.0  # when the worker last said something, or began to owe an answer
         self.closed = False
@@ -92,6 +95,7 @@ class Link(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._next_id = 0
         self._leaving = False
+        self._pace = AHEAD_SECONDS  # what a batch takes, smoothed
 
     async def connect(self) -> None:
         """A worker that can't be reached is lost at once; whoever owns the link may try again."""
@@ -170,16 +174,26 @@ class Link(asyncio.Protocol):
         if kind == _RESPONSE:
             if (call := self.in_flight.pop(id, None)) is None:
                 return 0
+            payload = frame.payload
+            end = 4 + LENGTH.unpack_from(payload)[0]
+            head = _decode_head(payload[4:end])
+            if head.handler_seconds:
+                self._learn(head.handler_seconds)
             if not call.cancelled:
-                payload = frame.payload
-                end = 4 + LENGTH.unpack_from(payload)[0]
-                call.answered(_decode_head(payload[4:end]), payload[end:])
+                call.answered(head, payload[end:])
             return 1
         if kind == _CHUNK:
             if (call := self.in_flight.get(id)) is not None and not call.cancelled:
                 call.chunk(frame.body)
             return 0
         return self._take_rare(frame)
+
+    def _learn(self, seconds: float) -> None:
+        """A fast handler is sent more ahead, or it would idle while frames travel; a slow one no more than it asked for."""
+        assert self.hello is not None
+        self._pace += (seconds - self._pace) / 8
+        asked = self.hello.credit
+        self.credit = max(asked, min(MAX_AHEAD, int(AHEAD_SECONDS / self._pace * asked / 2)))
 
     def _take_rare(self, frame: Frame) -> int:
         match frame.kind:

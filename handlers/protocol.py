@@ -58,7 +58,9 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
     version: str
     worker_id: str
     pid: int
-    credit: int  # requests this client may have in flight here: 2 × batch size, or what a continuous handler asks for
+    credit: (
+        int  # requests this client may have in flight here (more while 2 ms do them all): 2 × batch size, or what is asked
+    )
 
 
 class RequestHead(msgspec.Struct, frozen=True, array_like=True):

@@ -224,3 +224,21 @@ def test_the_requests_of_a_sequence_go_to_one_worker(run):
         assert sum(len(worker.requests) > 1 for worker in workers) > 1
 
     run(scenario)
+
+
+def test_a_fast_worker_is_sent_more_ahead_and_a_slow_one_what_it_asked_for(run):
+    async def scenario(plane):
+        plane.publish(await plane.worker(credit=2))
+        client = await plane.client()
+
+        async def after(requests: int, seconds: float) -> int:
+            for _ in range(requests):
+                await client.ask("/predictions/m", b'{"do": "respond", "head": {"handler_seconds": %f}}' % seconds)
+            (link,) = plane.app.models.find("m")._open
+            return link.credit
+
+        assert await after(1, 0.01) == 2
+        assert await after(100, 0.00001) == 64
+        assert await after(2, 0.1) == 2
+
+    run(scenario)

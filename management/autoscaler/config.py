@@ -1,0 +1,130 @@
+"""What the autoscaler is told: its file (accelerators, pace) and each model's `slo:` section.
+
+A value we cannot use stops the start, or leaves the model alone with the reason told; nothing is guessed.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class AutoscalerConfigError(ValueError):
+    """A key or a value that can't be used; says which."""
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Where workers run: a group of CPU cores, or the GPUs of one type."""
+
+    name: str
+    capacity: int = 1  # workers that may run on it
+    cost: float = 1.0  # of one worker, in any currency per hour
+    cores: tuple[int, ...] = ()  # the workers are kept on these; empty: not on a CPU group
+    power_idle: int = 0  # watts
+    power_full: int = 0
+
+
+@dataclass(frozen=True)
+class AutoscalerConfig:
+    accelerators: tuple[Accelerator, ...] = ()
+    period_seconds: float = 10.0
+    hold_seconds: float = 60.0  # the largest load of so long counts: down only when it stays low
+    max_step_down: int = 0  # workers of a model that may go at once; 0: any number
+    scale_down_ratio: float = 1.0  # go down only below this share of what runs
+    cooldown_seconds: float = 0.0  # after a change a model may not shrink for so long
+    power_weight: float = 0.0  # cost of a watt
+    dry_run: bool = False  # decide and tell, do nothing
+    performance_file: str = ""  # where profiles are kept; performance.json beside the state when not given
+
+
+@dataclass(frozen=True)
+class Slo:
+    """A model's objectives. Milliseconds where the name says so; 0 asks nothing."""
+
+    service_class: str = "default"
+    priority: int = 50  # 1 is served first, 100 last
+    itl_ms: float = 0.0
+    ttft_ms: float = 0.0
+    latency_ms: float = 0.0  # of models without tokens: the whole answer
+    tps: float = 0.0
+    percentile: float = 0.0  # 90, 95, 99; 0: the mean
+    min_workers: int = 0
+    max_workers: int = 0  # 0: what the accelerators hold
+    idle_seconds: float = 0.0  # without a request for so long the model has no worker; 0: it keeps one
+    cold_start_seconds: float = 0.0  # how far ahead a growing load is looked at
+    tokens_in: float = 128.0  # a request's, until some were seen
+    tokens_out: float = 64.0
+
+
+def read_config(path: Path) -> AutoscalerConfig:
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise AutoscalerConfigError(f"{path}: {error}") from None
+    config = _typed(AutoscalerConfig, document, str(path), {"accelerators"})
+    listed = document.get("accelerators") or []
+    if not isinstance(listed, list):
+        raise AutoscalerConfigError(f"{path}: accelerators: not a list")
+    accelerators = tuple(_accelerator(each, f"{path}: accelerators[{index}]") for index, each in enumerate(listed))
+    names = [each.name for each in accelerators]
+    if len(set(names)) < len(names):
+        raise AutoscalerConfigError(f"{path}: accelerators: a name is given twice")
+    return AutoscalerConfig(**{**vars(config), "accelerators": accelerators or (this_machine(),)})
+
+
+def this_machine() -> Accelerator:
+    """All cores as one accelerator, a worker for each."""
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    return Accelerator("cpu", capacity=len(cores), cores=cores)
+
+
+def _accelerator(document: Any, where: str) -> Accelerator:
+    given = _typed(Accelerator, document, where, {"cores"})
+    cores = document.get("cores") or []
+    if not isinstance(cores, list) or not all(isinstance(core, int) for core in cores):
+        raise AutoscalerConfigError(f"{where}.cores: not a list of core numbers")
+    if missing := set(cores) - os.sched_getaffinity(0):
+        raise AutoscalerConfigError(f"{where}.cores: this process may not use {', '.join(map(str, sorted(missing)))}")
+    return Accelerator(**{**vars(given), "cores": tuple(cores)})
+
+
+def read_slo(model_yaml: Mapping[str, Any]) -> Slo | None:
+    """None when the model asks for nothing: then its workers are not ours to choose."""
+    section = model_yaml.get("slo")
+    if section is None:
+        return None
+    if isinstance(section, Mapping) and "class" in section:
+        section = {**section, "service_class": section["class"]}
+        section.pop("class")
+    slo: Slo = _typed(Slo, section, "slo", set())
+    return slo
+
+
+def _typed(kind: type[Any], document: Any, where: str, other: set[str]) -> Any:
+    if not isinstance(document, Mapping):
+        raise AutoscalerConfigError(f"{where}: not a mapping")
+    known = {each.name: each for each in fields(kind)}
+    if unknown := {str(key) for key in document} - known.keys():
+        raise AutoscalerConfigError(f"{where}: unknown key {', '.join(sorted(unknown))}")
+    given = {
+        key: _cast(known[key], value, f"{where}.{key}")
+        for key, value in document.items()
+        if key not in other and value is not None
+    }
+    if missing := {name for name, each in known.items() if each.default is MISSING and name not in given}:
+        raise AutoscalerConfigError(f"{where}: {', '.join(sorted(missing))} is missing")
+    return kind(**given)
+
+
+def _cast(known: Any, value: Any, where: str) -> Any:
+    kind = known.type
+    if (kind is bool and isinstance(value, bool)) or (kind is str and isinstance(value, str)):
+        return value
+    number = kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if number and (kind is float or value == int(value)):
+        return kind(value)
+    raise AutoscalerConfigError(f"{where}: {value!r} can't be used as {kind.__name__}")

@@ -1,0 +1,294 @@
+"""From what is observed to how many workers of each model on each accelerator, with the reason. Acts on nothing.
+
+Loads rise at once and fall only when they stay low; a growing load is looked at as far ahead as a worker takes to start.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ...optimizer.allocation import Candidate
+from ...optimizer.solver import Solution, optimize
+from ...optimizer.stabilise import held_replicas
+from ...optimizer.system import (
+    AcceleratorSpec,
+    AllocationData,
+    DecodeParms,
+    Load,
+    ModelTarget,
+    OptimizerSpec,
+    PerfData,
+    PowerSpec,
+    PrefillParms,
+    ServerSpec,
+    ServiceClassSpec,
+    Stabilisation,
+    System,
+)
+from .config import Accelerator, AutoscalerConfig, Slo
+from .observe import Key, Observed
+from .performance import Book, Performance
+
+Counts = Mapping[str, int]  # workers by accelerator
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model version as the management plane has it."""
+
+    key: Key
+    slo: Slo
+    workers: Counts
+    batch: int | None = None  # what the model's archive says; None: what was profiled
+
+    @property
+    def total(self) -> int:
+        return sum(self.workers.values())
+
+
+@dataclass(frozen=True)
+class Decision:
+    model: str
+    version: str
+    before: dict[str, int]
+    after: dict[str, int]
+    reason: str
+    requests_per_second: float = 0.0
+    predicted_itl_ms: float | None = None
+    predicted_ttft_ms: float | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.model, self.version
+
+    @property
+    def changes(self) -> bool:
+        return _without_zeros(self.before) != _without_zeros(self.after)
+
+
+@dataclass
+class Memory:
+    """What is remembered of a model between two looks."""
+
+    rates: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=1000))  # time, requests per second
+    tokens_in: float | None = None
+    tokens_out: float | None = None
+    last_request: float | None = None
+    changed: float = float("-inf")
+
+
+class Policy:
+    def __init__(self, config: AutoscalerConfig, book: Book) -> None:
+        self.config, self.book = config, book
+        self._memory: dict[Key, Memory] = {}
+
+    def decide(self, models: Iterable[Served], observed: Mapping[Key, Observed], now: float) -> list[Decision]:
+        models = sorted(models, key=lambda each: each.key)
+        self._memory = {model.key: self._memory.get(model.key, Memory(last_request=now)) for model in models}
+        for model in models:
+            self._remember(model, observed.get(model.key, Observed()), now)
+        system = self.system(models, observed, now)
+        solution = self._solve(system)
+        decisions = [self._decision(model, observed, solution, now) for model in models]
+        for decision in decisions:
+            if decision.changes:
+                self._memory[decision.key].changed = now
+        return decisions
+
+    def learn(self, models: Iterable[Served], observed: Mapping[Key, Observed], decisions: Iterable[Decision]) -> None:
+        """Corrects the performance data by what was measured under the load just seen, where no one had to wait."""
+        predicted = {decision.key: decision for decision in decisions}
+        for model in models:
+            seen, was = observed.get(model.key), predicted.get(model.key)
+            if seen is None or was is None or was.changes or seen.waiting > 0 or len(_without_zeros(model.workers)) != 1:
+                continue
+            (accelerator,) = _without_zeros(model.workers)
+            told = self.predict(model, accelerator, seen)
+            if told is not None:
+                itl = seen.itl / told[0] if seen.itl and told[0] else None
+                ttft = seen.ttft / told[1] if seen.ttft and told[1] else None
+                self.book.correction(model.key[0], accelerator).learn(itl, ttft)
+
+    def predict(self, model: Served, accelerator: str, seen: Observed) -> tuple[float, float] | None:
+        """Mean ITL and TTFT that the queue model expects of the workers there are under the load seen."""
+        if model.total == 0 or seen.arrivals_per_second <= 0 or self.book.corrected(model.key[0], accelerator) is None:
+            return None
+        load = self._load(model, seen.arrivals_per_second)
+        system = self.system([model], {}, 0.0, {model.key: load})
+        system.classes = {name: ServiceClassSpec(name, 1, (ModelTarget(_name(model.key)),)) for name in system.classes}
+        solution = optimize(system, OptimizerSpec(unlimited=True))
+        part = solution.candidates.found[_name(model.key)].get(accelerator)
+        if part is None:
+            return None
+        part = solution.candidates.with_share(_name(model.key), part, model.total, 1.0)
+        return part.itl, part.ttft
+
+    def system(
+        self,
+        models: Iterable[Served],
+        observed: Mapping[Key, Observed],
+        now: float,
+        loads: Mapping[Key, Load] | None = None,
+    ) -> System:
+        """The models as the optimizer sees them: each a server of its own class; without performance data, none."""
+        known = [(model, self._perfs(model)) for model in models]
+        known = [(model, perfs) for model, perfs in known if perfs]
+        return System(
+            accelerators={each.name: _accelerator(each) for each in self.config.accelerators},
+            capacity={each.name: each.capacity for each in self.config.accelerators},
+            models={_name(model.key): perfs for model, perfs in known},
+            classes={_name(model.key): _service_class(model) for model, _ in known},
+            servers={
+                _name(model.key): self._server(
+                    model, (loads or {}).get(model.key) or self._expected(model, observed, now), now
+                )
+                for model, _ in known
+            },
+        )
+
+    def _perfs(self, model: Served) -> dict[str, PerfData]:
+        found = ((each.name, self.book.corrected(model.key[0], each.name)) for each in self.config.accelerators)
+        return {name: _perf(model, perf) for name, perf in found if perf is not None}
+
+    def _remember(self, model: Served, seen: Observed, now: float) -> None:
+        memory = self._memory[model.key]
+        memory.rates.append((now, seen.arrivals_per_second))
+        memory.tokens_in = seen.tokens_in or memory.tokens_in
+        memory.tokens_out = seen.tokens_out or memory.tokens_out
+        if seen.arrivals_per_second > 0 or seen.in_flight > 0 or seen.waiting > 0:
+            memory.last_request = now
+
+    def _expected(self, model: Served, observed: Mapping[Key, Observed], now: float) -> Load:
+        """The largest rate held in mind, or what a growing one will be when a new worker is ready; and what waits already."""
+        memory = self._memory.get(model.key, Memory())
+        held = [rate for time, rate in memory.rates if now - time <= self.config.hold_seconds] or [0.0]
+        rate, period = held[-1], self.config.period_seconds
+        if len(memory.rates) > 1 and (grown := rate - memory.rates[-2][1]) > 0 and model.slo.cold_start_seconds:
+            rate += grown / period * model.slo.cold_start_seconds
+        waiting = observed.get(model.key, Observed()).waiting
+        return self._load(model, max([rate, *held]) + waiting / max(period, 1.0))
+
+    def _load(self, model: Served, rate: float) -> Load:
+        memory, slo = self._memory.get(model.key, Memory()), model.slo
+        if not self._has_tokens(model):
+            return Load(rate * 60, 1.0, 1.0)
+        return Load(rate * 60, memory.tokens_in or slo.tokens_in, max(memory.tokens_out or slo.tokens_out, 1.0))
+
+    def _has_tokens(self, model: Served) -> bool:
+        return any(each.tokens for (name, _), each in self.book.entries.items() if name == model.key[0])
+
+    def _server(self, model: Served, load: Load, now: float) -> ServerSpec:
+        main = max(sorted(model.workers), key=lambda name: model.workers[name], default="")
+        current = AllocationData(main if model.total else "", model.total, load=load)
+        return ServerSpec(
+            _name(model.key),
+            _name(model.key),
+            _name(model.key),
+            min_num_replicas=self._least(model, now),
+            max_batch_size=self._batch(model),
+            max_num_replicas=model.slo.max_workers or None,
+            current_alloc=current,
+        )
+
+    def _batch(self, model: Served) -> int:
+        """The worker's own: unlike the published tool's it does not shrink as answers grow."""
+        profiled = [each.max_batch for (name, _), each in self.book.entries.items() if name == model.key[0]]
+        return model.batch or min(profiled)
+
+    def _least(self, model: Served, now: float) -> int:
+        return model.slo.min_workers if self._idle(model, now) else max(model.slo.min_workers, 1)
+
+    def _idle(self, model: Served, now: float) -> bool:
+        last = self._memory.get(model.key, Memory()).last_request
+        return bool(model.slo.idle_seconds) and last is not None and now - last >= model.slo.idle_seconds
+
+    def _solve(self, system: System) -> Solution:
+        """By value where that serves everyone, since it leaves workers where they are; exactly where capacity binds."""
+        spec = OptimizerSpec(
+            saturation_policy="PriorityRoundRobin", price_current=True, power_weight=self.config.power_weight or None
+        )
+        solution = optimize(system, spec)
+        needed = [name for name in system.servers if not _needs_nothing(solution, name)]
+        if all(solution.served(name) for name in needed):
+            return solution
+        return optimize(system, replace(spec, milp_solver=True, heterogeneous=True, partial=True, time_limit=2.0))
+
+    def _decision(self, model: Served, observed: Mapping[Key, Observed], solution: Solution, now: float) -> Decision:
+        name, before = _name(model.key), dict(model.workers)
+        seen = observed.get(model.key, Observed())
+        kept = Decision(*model.key, before, before, "", seen.arrivals_per_second)
+        if name not in solution.candidates.found:
+            return replace(kept, reason="no performance data: profile the model first; left as it is")
+        parts = [part for part in solution.chosen.get(name, ()) if not part.is_null]
+        if not parts and _needs_nothing(solution, name):
+            return replace(kept, after={}, reason=f"no request for {model.slo.idle_seconds:g} s")
+        if not parts:
+            refused = "; ".join(f"{where}: {why}" for where, why in solution.candidates.refused[name].items())
+            return replace(kept, reason=f"can't be served ({refused or 'no capacity left'}); left as it is")
+        wanted = {part.accelerator: part.replicas for part in parts}
+        after = self._held(model, wanted, now)
+        return replace(
+            kept,
+            after=after,
+            reason=_reason(parts, after, wanted),
+            predicted_itl_ms=max(part.itl_percentile or part.itl for part in parts),
+            predicted_ttft_ms=max(part.ttft_percentile or part.ttft for part in parts),
+        )
+
+    def _held(self, model: Served, wanted: Counts, now: float) -> dict[str, int]:
+        """Held back only where the model stays on its one accelerator: else capacity may be someone else's already."""
+        present = _without_zeros(model.workers)
+        if wanted.keys() != present.keys() or len(wanted) != 1:
+            return dict(wanted)
+        config = self.config
+        ((where, count),) = wanted.items()
+        how = Stabilisation(config.scale_down_ratio, None, config.max_step_down or None)
+        held = held_replicas(present[where], count, how)
+        cooling = now - self._memory[model.key].changed < config.cooldown_seconds
+        return {where: max(held, present[where]) if cooling and held < present[where] else held}
+
+
+def _without_zeros(counts: Counts) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
+
+
+def _needs_nothing(solution: Solution, name: str) -> bool:
+    return any(each.is_null for each in solution.candidates.found[name].values())
+
+
+def _reason(parts: list[Candidate], after: Counts, wanted: Counts) -> str:
+    if after != wanted:
+        return f"{sum(wanted.values())} would do; held back"
+    short = [part for part in parts if part.short_of is not None]
+    if short:
+        return f"best effort: {short[0].replicas} of {short[0].short_of} workers, capacity or max_workers is reached"
+    return f"keeps its objectives at a cost of {sum(part.cost for part in parts):g}"
+
+
+def _name(key: Key) -> str:
+    return "/".join(part for part in key if part)
+
+
+def key_of(name: str) -> Key:
+    model, _, version = name.partition("/")
+    return model, version
+
+
+def _accelerator(each: Accelerator) -> AcceleratorSpec:
+    middle = (each.power_idle + each.power_full) // 2
+    return AcceleratorSpec(
+        each.name, each.name, 1, power=PowerSpec(each.power_idle, each.power_full, middle, 0.5), cost=each.cost
+    )
+
+
+def _perf(model: Served, perf: Performance) -> PerfData:
+    decode, prefill = DecodeParms(perf.alpha, perf.beta), PrefillParms(perf.gamma, perf.delta)
+    return PerfData(_name(model.key), perf.accelerator, 1, perf.max_batch, 1, decode, prefill)
+
+
+def _service_class(model: Served) -> ServiceClassSpec:
+    slo = model.slo
+    target = ModelTarget(
+        _name(model.key), slo.itl_ms, slo.ttft_ms or slo.latency_ms, slo.tps, percentile=slo.percentile or None
+    )
+    return ServiceClassSpec(_name(model.key), slo.priority, (target,))

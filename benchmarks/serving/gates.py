@@ -1,0 +1,56 @@
+"""The promises: ratios to peers in the same run, and what a miss looks like."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from load import Load
+
+Results = dict[tuple[str, str, int], list[Load]]  # (case, peer, connections) → one per round
+
+
+@dataclass(frozen=True)
+class Gate:
+    words: str
+    wanted: float
+    found: float | None  # None: not measured
+    at_most: bool = False
+
+    @property
+    def passed(self) -> bool | None:
+        if self.found is None:
+            return None
+        return self.found <= self.wanted if self.at_most else self.found >= self.wanted
+
+
+def median_rate(results: Results, case: str, peer: str, connections: int) -> float | None:
+    rates = sorted(load.per_second for load in results.get((case, peer, connections), []))
+    return rates[len(rates) // 2] if rates else None
+
+
+def median_p50(results: Results, case: str, peer: str, connections: int) -> float | None:
+    found = sorted(load.p50_seconds for load in results.get((case, peer, connections), []))
+    return found[len(found) // 2] if found else None
+
+
+def ratio(results: Results, case: str, peer: str, connections: int) -> float | None:
+    ours, theirs = median_rate(results, case, "flambeau", connections), median_rate(results, case, peer, connections)
+    return ours / theirs if ours and theirs else None
+
+
+def gates(results: Results, pss_bytes: float | None) -> Iterator[Gate]:
+    for peer, at_one, above, case in (
+        ("mosec", 1.0, 2.5, "echo"), ("litserve", 4.0, 15.0, "echo"), ("torchserve", 4.0, 12.0, "echo"), ("mosec", 1.5, 2.0, "mlp"),
+    ):  # fmt: skip
+        for connections in (1, 8, 32, 64):
+            wanted = at_one if connections == 1 else above
+            yield Gate(f"{case}, c={connections}: × {peer}", wanted, ratio(results, case, peer, connections))
+    yield Gate("batched echo, c=64: × mosec-orjson", 1.2, ratio(results, "echo-b8", "mosec-orjson", 64))
+    yield Gate("streams of 64 chunks, c=32: × mosec", 10.0, ratio(results, "stream", "mosec", 32))
+    batched, plain = median_p50(results, "echo-b8", "flambeau", 1), median_p50(results, "echo", "flambeau", 1)
+    yield Gate(
+        "p50 at c=1, batchSize 8 and maxBatchDelay 100 ms: × unbatched",
+        1.5,
+        batched / plain if batched and plain else None,
+        at_most=True,
+    )
+    yield Gate("server processes with one echo worker, MB PSS", 120.0, pss_bytes / 1e6 if pss_bytes else None, at_most=True)

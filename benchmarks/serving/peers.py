@@ -1,0 +1,215 @@
+"""The servers that are measured, each as it installs from the package index, in an environment of its own."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlencode
+
+from cases import Case
+from processes import Tree
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TORCH = "torch==2.13.0"  # first and by itself, as in the Makefile
+ENVIRONMENTS = Path(os.environ.get("BENCH_PEERS", ROOT / "benchmarks" / ".peers"))
+PACKAGES = {
+    "mosec": ["mosec", "orjson"],
+    "litserve": ["litserve"],
+    "mlserver": ["mlserver"],
+    "torchserve": ["torchserve==0.12.0", "torch-model-archiver==0.12.0", "pyyaml", "setuptools"],
+}
+
+
+@dataclass
+class Server:
+    """A running server: where to post, and its processes."""
+
+    url: str
+    tree: Tree
+    ready_seconds: float
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+class Unsupported(Exception):
+    """This peer can't do this case."""
+
+
+def python_of(environment: str) -> Path:
+    """The peer's interpreter; installs it on first use."""
+    python = ENVIRONMENTS / environment / "bin" / "python"
+    if not python.exists():
+        print(f"installing {environment} …", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENTS / environment)], check=True)
+        for packages in ([TORCH, "numpy"], PACKAGES[environment]):
+            subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+    return python
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, method: str, path: str, body: bytes = b"", timeout: float = 120) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def answers(port: int, path: str, body: bytes) -> bool:
+    try:
+        return ask(port, "POST", path, body, timeout=10)[0] == 200
+    except OSError:
+        return False
+
+
+def start_flambeau(case: Case, folder: Path) -> Server:
+    """With access log and metrics on, as installed in this interpreter's environment."""
+    command = [str(Path(sys.executable).parent / "torchserve")]
+    return _torchserve_like(case, folder, command, Path(sys.executable).parent / "torch-model-archiver", dict(os.environ))
+
+
+def start_torchserve(case: Case, folder: Path) -> Server:
+    python = python_of("torchserve")
+    environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
+    command = [str(python.parent / "torchserve"), "--disable-token-auth", "--enable-model-api"]
+    return _torchserve_like(case, folder, command, python.parent / "torch-model-archiver", environment)
+
+
+def _torchserve_like(case: Case, folder: Path, command: list[str], archiver: Path, environment: dict[str, str]) -> Server:
+    inference, management, metrics = free_port(), free_port(), free_port()
+    store = folder / "store"
+    store.mkdir()
+    handler = HERE / "apps" / f"{case.app}.py"
+    pack = [
+        str(archiver),
+        "--model-name",
+        "m",
+        "--version",
+        "1.0",
+        "--handler",
+        str(handler),
+        "--export-path",
+        str(store),
+        "-f",
+    ]
+    subprocess.run(pack, check=True, capture_output=True, env=environment)
+    (folder / "config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
+        f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
+        f"model_store={store}\nmetrics_mode=prometheus\ndefault_workers_per_model=1\n"
+    )
+    argv = [*command, "--start", "--foreground", "--ncs", "--ts-config", str(folder / "config.properties")]
+    tree = Tree(argv, folder, {**environment, "TMPDIR": str(folder), "TEMP": str(folder)})
+    try:
+        tree.wait_ready(lambda: _quietly_ok(inference), 90)
+        given = {
+            "url": "m.mar",
+            "initial_workers": case.workers,
+            "batch_size": case.batch,
+            "max_batch_delay": case.delay_ms or 100,
+        }
+        status, body = ask(management, "POST", "/models?" + urlencode(given | {"synchronous": "true"}))
+        if status != 200:
+            raise RuntimeError(f"registration: {status} {body!r}")
+        seconds = tree.wait_ready(lambda: answers(inference, "/predictions/m", case.body), 60)
+    except BaseException:
+        tree.stop()
+        raise
+    return Server(f"http://127.0.0.1:{inference}/predictions/m", tree, seconds)
+
+
+def _quietly_ok(port: int) -> bool:
+    try:
+        return ask(port, "GET", "/ping", timeout=5)[0] == 200
+    except OSError:
+        return False
+
+
+def start_mosec(case: Case, folder: Path, codec: str = "json") -> Server:
+    port = free_port()
+    settings = [case.app, case.batch, case.delay_ms, case.workers, port, codec]
+    return _script("mosec", "mosec_app.py", settings, folder, port, "/inference", case)
+
+
+def start_mosec_orjson(case: Case, folder: Path) -> Server:
+    if case.app == "stream":
+        raise Unsupported("streams are text: there is nothing to encode")
+    return start_mosec(case, folder, "orjson")
+
+
+def start_litserve(case: Case, folder: Path) -> Server:
+    port = free_port()
+    settings = [case.app, case.batch, case.delay_ms, case.workers, port]
+    return _script("litserve", "litserve_app.py", settings, folder, port, "/predict", case)
+
+
+def _script(peer: str, script: str, settings: list[object], folder: Path, port: int, path: str, case: Case) -> Server:
+    python = python_of(peer)
+    environment = {**os.environ, "TMPDIR": str(folder), "BENCH": json.dumps(settings)}
+    tree = Tree([str(python), str(HERE / "apps" / script)], folder, environment)
+    try:
+        seconds = tree.wait_ready(lambda: answers(port, path, case.body), 90)
+    except BaseException:
+        tree.stop()
+        raise
+    return Server(f"http://127.0.0.1:{port}{path}", tree, seconds)
+
+
+def start_mlserver(case: Case, folder: Path) -> Server:
+    if case.app != "echo" or case.batch > 1:
+        raise Unsupported(
+            "measured on the plain echo alone, through a custom route in its own process (its worker pool fails to start here)"
+        )
+    python, port = python_of("mlserver"), free_port()
+    settings = {
+        "http_port": port,
+        "grpc_port": free_port(),
+        "metrics_port": free_port(),
+        "parallel_workers": 0,
+        "host": "127.0.0.1",
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "model-settings.json").write_text(json.dumps({"name": "m", "implementation": "mlserver_model.Echo"}))
+    environment = {**os.environ, "PYTHONPATH": str(HERE / "apps"), "TMPDIR": str(folder)}
+    tree = Tree([str(python.parent / "mlserver"), "start", str(folder)], folder, environment)
+    try:
+        seconds = tree.wait_ready(lambda: answers(port, "/run", case.body), 90)
+    except BaseException:
+        tree.stop()
+        raise
+    return Server(f"http://127.0.0.1:{port}/run", tree, seconds)
+
+
+STARTERS = {
+    "flambeau": start_flambeau,
+    "mosec": start_mosec,
+    "mosec-orjson": start_mosec_orjson,
+    "litserve": start_litserve,
+    "mlserver": start_mlserver,
+    "torchserve": start_torchserve,
+}
+
+
+def version_of(peer: str) -> str:
+    package = {"flambeau": "flambeau", "mosec-orjson": "mosec"}.get(peer, peer)
+    python = Path(sys.executable) if peer == "flambeau" else python_of(package)
+    code = f"import importlib.metadata as m; print(m.version('{package}'))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    return done.stdout.strip() or "this tree"
+
+
+def settle() -> None:
+    """Between two servers: closed sockets and caches have a moment."""
+    time.sleep(0.5)

@@ -35,6 +35,9 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	@$(BIN)/lint-imports --no-logo > .typing/layers.log 2>&1 || { cat .typing/layers.log; exit 1; }
 
+bench: $(VENV)/.installed  ## the serving path beside its peers, into benchmarks/RESULTS-serving.md (needs wrk; installs the peers)
+	@$(BIN)/python benchmarks/serving --report benchmarks/RESULTS-serving.md
+
 bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/RESULTS-optimizer.md
 	@$(BIN)/python benchmarks/optimizer/bench.py
 

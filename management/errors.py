@@ -22,7 +22,7 @@ class BadRequest(ManagementError):
 
 
 class ModelNotFound(ManagementError):
-    """No such model, or no archive where the URL says."""
+    """No such model."""
 
 
 class VersionNotFound(ManagementError):
@@ -35,18 +35,6 @@ class ModelConflict(ManagementError):
 
 class DefaultVersionInUse(ManagementError):
     """The default version can't go while others stay."""
-
-
-class ArchiveInvalid(ManagementError):
-    """The archive is not one, or holds what we refuse."""
-
-
-class DownloadFailed(ManagementError):
-    """The archive could not be fetched."""
-
-
-class ArchiveExists(ManagementError):
-    """The model store holds a file of this name already."""
 
 
 class WorkersFailed(ManagementError):
@@ -63,3 +51,11 @@ class NoWorker(ManagementError):
 
 class NotAllowed(ManagementError):
     """The model API is switched off, or the method does not exist here."""
+
+
+class Forbidden(ManagementError):
+    """A browser's request from a foreign page, or for a foreign host name."""
+
+
+class BrokenBody(ManagementError):
+    """A body that is no JSON; TorchServe answers it as its own fault, and so do we."""

@@ -7,6 +7,7 @@ which is `workers`' business.
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -176,7 +177,8 @@ class WorkerProcess:
 
     async def loaded(self, timeout_seconds: float) -> None:
         """LoadFailed with the cause when the model is not ready in time, or never will be."""
-        await asyncio.wait({self._loaded, self._child.ended}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {self._loaded, self._child.ended}
+        await asyncio.wait(either, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
         if self._loaded.done() and not self._loaded.cancelled():
             failure = self._loaded.result()
             if failure is None:
@@ -271,7 +273,7 @@ async def start_worker(
     ours.setblocking(False)
     try:
         fd = theirs.fileno()
-        argv = [*(python or (sys.executable,)), "-m", "flambeau.handlers.worker", str(fd)]
+        argv = [*(python or (sys.executable,)), "-m", "flambeau.handlers.worker", "--control-fd", str(fd)]
         child = children.spawn(argv, environment, on_line, pass_fds=(fd,))
     except OSError:
         ours.close()
@@ -294,8 +296,6 @@ def describe_end(code: int) -> str:
 
 def child_environment(environ: Mapping[str, str], hidden: str | None = None, **more: str) -> dict[str, str]:
     """Ours for a child, less what `hidden` matches, and with an import path that finds this package from any folder."""
-    import re
-
     kept = {k: v for k, v in environ.items() if not (hidden and re.fullmatch(hidden, k))}
     paths = [os.path.abspath(p) for p in kept.get("PYTHONPATH", "").split(os.pathsep) if p]
     home = _home_unless_installed()

@@ -42,7 +42,9 @@ class Settings:
     inference_address: str = _is(
         "http://127.0.0.1:8080", "predictions; http, https or unix:/path", section="Where it listens", address=True
     )
-    management_address: str = _is("http://127.0.0.1:8081", "registering and scaling; may equal inference_address", address=True)
+    management_address: str = _is(
+        "http://127.0.0.1:8081", "registering and scaling; may equal inference_address", address=True
+    )
     metrics_address: str = _is("http://127.0.0.1:8082", "Prometheus metrics; may equal one of the others", address=True)
     grpc_inference_address: str = _is("127.0.0.1", "host of the gRPC inference service")
     grpc_management_address: str = _is("127.0.0.1", "host of the gRPC management service")
@@ -55,14 +57,18 @@ class Settings:
     enable_grpc_ssl: bool = _is(False, "gRPC over TLS with the certificate below")
     keystore: str | None = _is(None, "PKCS12 file with key and certificate for https addresses", section="TLS")
     keystore_pass: str | None = _is(None, "its password")
-    keystore_type: str = _is("PKCS12", "JKS is Java's own and can't be read here: convert it by keytool", choices=("PKCS12",))
+    keystore_type: str = _is(
+        "PKCS12", "JKS is Java's own and can't be read here: convert it by keytool", choices=("PKCS12",)
+    )
     private_key_file: str | None = _is(None, "PEM key for https addresses")
     certificate_file: str | None = _is(None, "PEM certificate chain for https addresses")
     # -- models
     model_store: str | None = _is(None, "folder of model archives that may be registered by name", section="Models")
     workflow_store: str | None = _is(None, "folder of workflow archives; model_store when not given")
     load_models: str | None = _is(None, "at start: `all`, `a.mar`, `name=a.mar`, comma-separated")
-    models: str | None = _is(None, "JSON {name: {version: {minWorkers, maxWorkers, batchSize, …}}} for models loaded at start")
+    models: str | None = _is(
+        None, "JSON {name: {version: {minWorkers, maxWorkers, batchSize, …}}} for models loaded at start"
+    )
     model_snapshot: str | None = _is(None, "JSON written by snapshots; what it names is loaded at start")
     allowed_urls: str | None = _is(
         None, "regular expressions of URLs that may be registered, comma-separated; without it model_store alone"
@@ -109,7 +115,9 @@ class Settings:
     )
     insecure: bool = _is(False, "start even though management is off loopback and needs no token")
     compat: bool = _is(False, "TorchServe's own defaults where ours are stricter (allowed_urls, token_auth_status)")
-    allowed_hosts: str | None = _is(None, "Host headers that are answered besides loopback names, comma-separated; `*`: all")
+    allowed_hosts: str | None = _is(
+        None, "Host headers that are answered besides loopback names, comma-separated; `*`: all"
+    )
     cors_allowed_origin: str | None = _is(None, "access-control-allow-origin of every answer")
     cors_allowed_methods: str | None = _is(None, "access-control-allow-methods")
     cors_allowed_headers: str | None = _is(None, "access-control-allow-headers")
@@ -119,7 +127,9 @@ class Settings:
         "prometheus", "log | prometheus | legacy; TorchServe's default is log", choices=("log", "prometheus", "legacy")
     )
     metrics_config: str | None = _is(None, "metrics.yaml; a bundled one when not given")
-    model_metrics_auto_detect: bool = _is(False, "metrics that handlers emit are taken though metrics.yaml does not list them")
+    model_metrics_auto_detect: bool = _is(
+        False, "metrics that handlers emit are taken though metrics.yaml does not list them"
+    )
     enable_metrics_api: bool = _is(True, "serve /metrics")
     disable_system_metrics: bool = _is(False, "no CPU, memory and disk metrics")
     system_metrics_cmd: str | None = _is(None, "accepted; system metrics are collected in the server itself")

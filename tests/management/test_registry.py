@@ -45,7 +45,7 @@ def test_a_version_is_registered_once():
     registry = Registry(None)
     registry.add(record())
 
-    with pytest.raises(ModelConflict, match="Model version 1.0 is already registered for model m"):
+    with pytest.raises(ModelConflict, match=r"Model version 1\.0 is already registered for model m"):
         registry.add(record())
     with pytest.raises(VersionNotFound):
         registry.find("m", "9")
@@ -64,7 +64,7 @@ def test_two_damaged_files_are_an_error_not_an_empty_registry(tmp_path):
     (tmp_path / "state.json").write_bytes(b"{")
     (tmp_path / "state.json.good").write_bytes(b"{")
 
-    with pytest.raises(StateError, match="state.json.good"):
+    with pytest.raises(StateError, match=r"state\.json\.good"):
         Registry(tmp_path / "state.json")
 
 

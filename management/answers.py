@@ -1,0 +1,61 @@
+"""How the control plane's HTTP answers look: TorchServe's pretty JSON and headers, and the one table from errors to status."""
+
+import json
+import uuid
+from typing import Any
+
+from flask import Response
+
+from ..archiver import errors as archives
+from . import errors
+
+# The one place where errors become status codes and TorchServe's names.
+STATUS: dict[type[Exception], tuple[int, str]] = {
+    errors.BadRequest: (400, "BadRequestException"),
+    errors.ModelNotFound: (404, "ModelNotFoundException"),
+    errors.VersionNotFound: (404, "ModelVersionNotFoundException"),
+    errors.ModelConflict: (409, "ConflictStatusException"),
+    errors.DefaultVersionInUse: (403, "InvalidModelVersionException"),
+    errors.WorkersFailed: (500, "InternalServerException"),
+    errors.NoWorker: (503, "ServiceUnavailableException"),
+    errors.NotAllowed: (405, "MethodNotAllowedException"),
+    errors.Forbidden: (403, "ForbiddenException"),
+    errors.BrokenBody: (500, "InternalServerException"),
+    archives.InvalidModel: (400, "InvalidModelException"),
+    archives.ModelNotFound: (404, "ModelNotFoundException"),
+    archives.DownloadFailed: (400, "DownloadArchiveException"),
+    archives.AlreadyExists: (500, "InternalServerException"),
+    archives.ExtraMissing: (400, "BadRequestException"),
+}
+CAUSE_HEADER = "x-flambeau-cause"  # TorchServe's body says only that workers failed; clients compare it whole
+NOT_CACHED = {
+    "Pragma": "no-cache",
+    "Cache-Control": "no-cache; no-store, must-revalidate, private",
+    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+}
+
+
+def answer(document: Any, status: int = 200) -> Response:
+    return Response(json.dumps(document, indent=2) + "\n", status, content_type="application/json")
+
+
+def refuse(status: int, kind: str, message: str) -> Response:
+    return answer({"code": status, "type": kind, "message": message}, status)
+
+
+def failed(error: Exception) -> Response:
+    """For the errors in STATUS and their children."""
+    status, kind = next(STATUS[c] for c in type(error).__mro__ if c in STATUS)
+    response = refuse(status, kind, str(error))
+    if cause := getattr(error, "cause", ""):
+        response.headers[CAUSE_HEADER] = " ".join(cause.split())[:1000].encode("ascii", "replace").decode()
+    return response
+
+
+def finish(response: Response, extra: dict[str, str]) -> Response:
+    """What every answer carries."""
+    response.headers["x-request-id"] = str(uuid.uuid4())
+    response.headers.update(NOT_CACHED | extra)
+    if response.status_code >= 400:
+        response.headers["connection"] = "close"
+    return response

@@ -1,0 +1,233 @@
+"""The control plane's verbs: register, scale, set default, unregister, describe. Each is one line of thought, under one lock
+per model, and is durable and routed when it returns.
+
+Runs in one event loop; `api` and the command line call it, nothing else changes state. Not for: HTTP.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ..archiver.errors import ArchiveError
+from ..archiver.fetch import Fetched, fetch, remove_download
+from ..archiver.unpack import Limits, ModelArchive, open_archive
+from .errors import BadRequest, ManagementError, WorkersFailed
+from .pool import Pool, Surroundings
+from .registry import Registry, VersionRecord
+from .routing import RouteWriter, Table
+from .serving import Registration, decide
+from .settings import ALLOWED_BY_TORCHSERVE
+from .workers import Worker
+
+logger = logging.getLogger(__name__)
+
+RUNTIMES = ("python", "python2", "python3", "LSP")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    name: str
+    version: str
+    workers: int
+
+
+class ControlPlane:
+    def __init__(
+        self, registry: Registry, around: Surroundings, routes: RouteWriter, models_folder: Path, model_store: Path
+    ) -> None:
+        self.registry = registry
+        self.pools: dict[tuple[str, str], Pool] = {}
+        self.draining = False
+        self.broken: dict[tuple[str, str], str] = {}  # registered, but its archive is gone or spoilt: why
+        self.on_change: Callable[[], None] = lambda: None
+        self._around = around
+        self._routes = routes
+        self._models_folder = models_folder
+        self._model_store = model_store
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def register(self, asked: Registration, *, wait: bool) -> Scaled:
+        """`wait`: when it returns the workers are ready, and when one can't be the registration is undone."""
+        if asked.runtime and asked.runtime not in RUNTIMES:
+            raise BadRequest(f"Invalid RuntimeType value: {asked.runtime}")
+        fetched = await asyncio.to_thread(fetch, asked.url, self._model_store, self.allowed_urls, trusted=asked.trusted)
+        try:
+            archive = await asyncio.to_thread(self._open, fetched.path)
+            record = self._record(asked, fetched, archive)
+            async with self._change(record.name):
+                self.registry.add(record)
+                if asked.make_default:
+                    self.registry.set_default(record.name, record.version)
+                pool = self.pools[record.name, record.version] = Pool(record, archive, self._around)
+                self.publish()
+                started = pool.add(record.min_workers)
+        except (ManagementError, ArchiveError):
+            if not self._in_use(fetched.path):
+                remove_download(fetched)
+            raise
+        logger.info("Model %s version %s is registered from %s", record.name, record.version, asked.url)
+        if wait and (cause := await first_failure(started)):
+            await self._undo(record)
+            raise WorkersFailed(f"Failed to start workers for model {record.name} version: {record.version}", cause)
+        return Scaled(record.name, record.version, record.min_workers)
+
+    async def scale(self, name: str, version: str | None, low: int, high: int | None, *, wait: bool) -> Scaled:
+        """All or nothing when waited for: if a new worker can't load, the counts are as before."""
+        high = low if high is None else high
+        if low < 0 or high < low:
+            raise BadRequest("max_worker cannot be less than min_worker." if high < low else f"min_worker={low}: negative.")
+        async with self._change(name):
+            before = self.registry.find(name, version)
+            pool = self._pool(before)
+            record = self._resize(pool, low, high)
+            target = min(max(len(pool.workers), low), high)
+            leaving = pool.take_away(len(pool.workers) - target) if len(pool.workers) > target else []
+            started = pool.add(target - len(pool.workers))
+        if wait and leaving:
+            await asyncio.wait(leaving, timeout=self._around.settings.unregister_model_timeout)
+        if wait and (cause := await first_failure(started)):
+            async with self._change(name):
+                if self.pools.get((name, before.version)) is pool:
+                    self._resize(pool, before.min_workers, before.max_workers)
+                    pool.take_away(len([w for w in pool.workers if w in started]))
+            raise WorkersFailed(f"Failed to start workers for model {name} version: {version or 'null'}", cause)
+        return Scaled(name, record.version, target)
+
+    async def set_default(self, name: str, version: str) -> None:
+        async with self._change(name):
+            self.registry.set_default(name, version)
+
+    async def unregister(self, name: str, version: str | None = None) -> None:
+        """Routed no more when it returns; what its workers have, they finish."""
+        async with self._change(name):
+            record = self.registry.remove(name, version)
+            self.broken.pop((record.name, record.version), None)
+            pool = self.pools.pop((record.name, record.version), None)
+            self.publish()
+            if pool:
+                pool.take_away(len(pool.workers))
+        if record.downloaded and not self._in_use(Path(record.archive)):
+            remove_download(Fetched(Path(record.archive), downloaded=True))
+        logger.info("Model %s version %s is unregistered", record.name, record.version)
+
+    async def restore(self) -> None:
+        """Starts what the registry holds; a model whose archive is gone stays registered, with its cause."""
+        for versions in list(self.registry.state.models.values()):
+            for record in versions.values():
+                key = (record.name, record.version)
+                try:
+                    archive = await asyncio.to_thread(self._open, Path(record.archive))
+                except (ArchiveError, OSError) as error:
+                    self.broken[key] = f"its archive can't be opened: {error}"
+                    logger.error("Model %s version %s is not served: %s", *key, self.broken[key])
+                    continue
+                pool = self.pools[key] = Pool(record, archive, self._around)
+                pool.add(record.min_workers)
+        self.publish()
+
+    def stalled(self, worker_id: str) -> None:
+        """An HTTP process waits in vain for this worker: replace it."""
+        for pool in self.pools.values():
+            for worker in pool.ready():
+                if worker.id == worker_id:
+                    logger.error("Worker %s of %s hangs and is replaced", worker_id, pool.label)
+                    worker.kill()
+
+    async def wake(self, name: str, version: str | None) -> None:
+        """A request waits for a model that was scaled to nothing."""
+        record = self.registry.find(name, version)
+        if not self._pool(record).workers:
+            await self.scale(name, record.version, 1, max(1, record.max_workers), wait=False)
+
+    async def stop(self, drain_seconds: float) -> None:
+        await asyncio.gather(*(pool.stop(drain_seconds) for pool in self.pools.values()))
+
+    def publish(self) -> None:
+        table = Table(
+            models={
+                name: {v: self.pools[name, v].route() for v in versions if (name, v) in self.pools}
+                for name, versions in self.registry.state.models.items()
+            },
+            defaults=dict(self.registry.state.defaults),
+            healthy=not self.broken and not any(pool.failed for pool in self.pools.values()),
+            draining=self.draining,
+        )
+        self._routes.publish(table)
+        self.on_change()
+
+    @property
+    def allowed_urls(self) -> tuple[str, ...]:
+        settings = self._around.settings
+        text = settings.allowed_urls or (ALLOWED_BY_TORCHSERVE if settings.compat else "")
+        return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+
+    def _open(self, path: Path) -> ModelArchive:
+        settings = self._around.settings
+        limits = Limits(total_bytes=settings.max_archive_size, members=settings.max_archive_members)
+        return open_archive(path, self._models_folder, limits)
+
+    def _record(self, asked: Registration, fetched: Fetched, archive: ModelArchive) -> VersionRecord:
+        settings = self._around.settings
+        handler = asked.handler or (None if archive.manifest.handler else settings.default_service_handler)
+        named = archive.manifest.named(asked.name, handler)
+        for warning in archive.config.warnings:
+            logger.warning("Model %s: its YAML: %s", named.model_name, warning)
+        serving = decide(asked, archive.config, settings, 0)
+        return VersionRecord(
+            name=named.model_name or "",
+            version=named.model_version,
+            url=asked.url,
+            archive=str(fetched.path.absolute()),
+            downloaded=fetched.downloaded,
+            handler=handler,
+            runtime=asked.runtime or named.runtime,
+            batch_size=serving.batch_size,
+            max_batch_delay_ms=serving.max_batch_delay_ms,
+            response_timeout=serving.response_timeout,
+            startup_timeout=serving.startup_timeout,
+            min_workers=serving.min_workers,
+            max_workers=serving.max_workers,
+            loaded_at_startup=asked.at_startup,
+        )
+
+    def _resize(self, pool: Pool, low: int, high: int) -> VersionRecord:
+        record = msgspec.structs.replace(pool.record, min_workers=low, max_workers=high)
+        self.registry.replace(record)
+        pool.record = record
+        return record
+
+    def _pool(self, record: VersionRecord) -> Pool:
+        try:
+            return self.pools[record.name, record.version]
+        except KeyError:
+            cause = self.broken.get((record.name, record.version), "")
+            raise WorkersFailed(f"Model {record.name} version {record.version} can't be served", cause) from None
+
+    async def _undo(self, record: VersionRecord) -> None:
+        try:
+            await self.unregister(record.name, record.version)
+        except ManagementError as error:
+            logger.warning("Model %s version %s stays registered: %s", record.name, record.version, error)
+
+    def _in_use(self, path: Path) -> bool:
+        return any(r.archive == str(path.absolute()) for v in self.registry.state.models.values() for r in v.values())
+
+    @asynccontextmanager
+    async def _change(self, name: str) -> AsyncIterator[None]:
+        async with self._locks[name]:
+            yield
+            self.publish()
+
+
+async def first_failure(workers: list[Worker]) -> str:
+    """Waits until all are ready or one has failed; its cause, or an empty string."""
+    for outcome in asyncio.as_completed([worker.first_outcome() for worker in workers]):
+        if cause := await outcome:
+            return cause
+    return ""

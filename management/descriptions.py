@@ -1,0 +1,102 @@
+"""What GET /models/{name} says of a version: TorchServe's fields in its order, and `lastError` when something went wrong."""
+
+import json
+from typing import Any
+
+import psutil
+
+from .control import ControlPlane
+from .pool import Pool
+from .registry import VersionRecord
+from .serving import DEFAULT_RETRY_SECONDS
+from .workers import State, Worker
+
+
+async def describe(
+    control: ControlPlane, name: str, version: str | None = None, *, customized: bool = False
+) -> list[dict[str, Any]]:
+    """`version` "all": every one. NoWorker when `customized` is wanted and nobody can answer."""
+    if version == "all":
+        records = [record for _, record in sorted(control.registry.versions(name).items())]
+    else:
+        records = [control.registry.find(name, version)]
+    return [await _describe(control, record, customized=customized) for record in records]
+
+
+async def _describe(control: ControlPlane, record: VersionRecord, *, customized: bool) -> dict[str, Any]:
+    pool = control.pools.get((record.name, record.version))
+    found = _registered(record) | (_served(pool) if pool else {"workers": []})
+    if error := control.broken.get((record.name, record.version)) or (pool.last_error if pool else ""):
+        found["lastError"] = error
+    if customized and pool:
+        found["customizedMetadata"] = _parsed(await pool.ask_describe())
+    return found
+
+
+def _registered(record: VersionRecord) -> dict[str, Any]:
+    return {
+        "modelName": record.name,
+        "modelVersion": record.version,
+        "modelUrl": record.url,
+        "runtime": record.runtime,
+        "minWorkers": record.min_workers,
+        "maxWorkers": record.max_workers,
+        "batchSize": record.batch_size,
+        "maxBatchDelay": record.max_batch_delay_ms,
+        "responseTimeout": _plain(record.response_timeout),
+        "startupTimeout": _plain(record.startup_timeout),
+    }
+
+
+def _served(pool: Pool) -> dict[str, Any]:
+    config = pool.archive.config
+    retry = config.maxRetryTimeoutInSec
+    return {
+        "maxRetryTimeoutInSec": DEFAULT_RETRY_SECONDS if retry is None else retry,
+        "clientTimeoutInMills": config.clientTimeoutInMills or 0,
+        "parallelType": config.parallelType or "",
+        "parallelLevel": config.parallelLevel or 0,
+        "deviceType": "gpu" if pool.on_gpu else config.deviceType or "cpu",
+        "continuousBatching": bool(config.continuousBatching),
+        "useJobTicket": bool(config.useJobTicket),
+        "useVenv": bool(config.useVenv),
+        "stateful": bool(config.sequenceBatching),
+        "sequenceMaxIdleMSec": config.sequenceMaxIdleMSec or 0,
+        "sequenceTimeoutMSec": config.sequenceTimeoutMSec or 0,
+        "maxNumSequence": config.maxNumSequence or (1 if config.sequenceBatching else 0),
+        "maxSequenceJobQueueSize": config.maxSequenceJobQueueSize or (1 if config.sequenceBatching else 0),
+        "loadedAtStartup": pool.record.loaded_at_startup,
+        "workers": [_worker(worker) for worker in pool.workers],
+        "jobQueueStatus": {"remainingCapacity": pool.job_queue_size, "pendingRequests": 0},
+    }
+
+
+def _worker(worker: Worker) -> dict[str, Any]:
+    on_gpu = worker.gpu_id is not None
+    return {
+        "id": worker.id,
+        "startTime": worker.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "status": {State.READY: "READY", State.FAILED: "FAILED", State.STOPPING: "UNLOADING"}.get(worker.state, "LOADING"),
+        "memoryUsage": _memory(worker.pid),
+        "pid": worker.pid or -1,
+        "gpu": on_gpu,
+        "gpuUsage": f"gpuId::{worker.gpu_id}" if on_gpu else "N/A",
+    }
+
+
+def _memory(pid: int | None) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        return 0
+
+
+def _plain(seconds: float) -> float:
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "replace")

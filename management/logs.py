@@ -1,0 +1,82 @@
+"""The five log files with the line formats of TorchServe's log4j2.xml: ts_log, model_log, access_log, ts_metrics, model_metrics.
+
+access_log is written by the HTTP processes, the others here. They rotate at 100 MB and keep five. Not for: what is logged.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+ROTATE_BYTES, KEPT = 100 << 20, 5
+TIME = "%Y-%m-%dT%H:%M:%S"
+LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
+
+
+@dataclass(frozen=True)
+class Logs:
+    folder: Path
+    model: logging.Logger
+    server_metrics: logging.Logger
+    model_metrics: logging.Logger
+
+    @property
+    def access_file(self) -> Path:
+        return self.folder / "access_log.log"
+
+    def model_line(self, thread: str, stream: str, line: str) -> None:
+        """`2026-11-21T08:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`"""
+        level = logging.INFO if stream == "stdout" else logging.WARNING
+        self.model.log(level, "%s", line, extra={"worker_thread": f"{thread}-{stream}"})
+
+
+def open_logs(folder: Path, metrics_folder: Path, *, debug: bool, console: bool) -> Logs:
+    for path in (folder, metrics_folder):
+        path.mkdir(parents=True, exist_ok=True)
+    server = _file(folder / "ts_log.log", _Line(named=True))
+    root = logging.getLogger()
+    root.handlers = [server]
+    if console:
+        shown = logging.StreamHandler(sys.stdout)
+        shown.setFormatter(_Line(named=True))
+        root.handlers.append(shown)
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    for noisy in ("asyncio", "uvicorn", "uvicorn.error", "werkzeug"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return Logs(
+        folder,
+        _apart("MODEL_LOG", _file(folder / "model_log.log", _Line(named=True))),
+        _apart("TS_METRICS", _file(metrics_folder / "ts_metrics.log", _Line(named=False))),
+        _apart("MODEL_METRICS", _file(metrics_folder / "model_metrics.log", _Line(named=False))),
+    )
+
+
+def _file(path: Path, formatter: logging.Formatter) -> logging.Handler:
+    handler = RotatingFileHandler(path, maxBytes=ROTATE_BYTES, backupCount=KEPT, encoding="utf-8", errors="replace")
+    handler.setFormatter(formatter)
+    return handler
+
+
+def _apart(name: str, handler: logging.Handler) -> logging.Logger:
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    return logger
+
+
+class _Line(logging.Formatter):
+    def __init__(self, *, named: bool) -> None:
+        super().__init__(datefmt=TIME)
+        self._named = named
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = f"{self.formatTime(record, TIME)},{int(record.msecs):03d}"
+        text = record.getMessage().replace("\n", "\\n") if record.exc_info is None else record.getMessage()
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        if not self._named:
+            return f"{when} - {text}"
+        level = LEVELS.get(record.levelname, record.levelname)
+        thread = getattr(record, "worker_thread", "main")
+        return f"{when} [{level:<5}] {thread} {record.name} - {text}"

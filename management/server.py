@@ -1,0 +1,196 @@
+"""`python -m flambeau.management.server org.pytorch.serve.ModelServer …`: the supervisor, from the first line to the last.
+
+`Server.start` and `Server.stop` are straight lists of steps; between them events rule. Users come here through `flambeau
+start` or `torchserve --start`. Not for: what the verbs do, which is `control`'s.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint
+
+from .. import __version__
+from . import addresses, api, sockets
+from .adapter import Listener
+from .control import ControlPlane
+from .devices import GpuRoundRobin, count_gpus
+from .errors import ManagementError
+from .http_master import HttpMaster, write_options
+from .logs import open_logs
+from .metrics import Metrics, blueprint, metric_line
+from .pool import Surroundings
+from .processes import Children, child_environment
+from .registry import Registry
+from .routing import RouteWriter
+from .runtime import RuntimeFolder
+from .settings import Loaded
+from .startup import Plan, arrange, first_models, greeting, parser
+from .translate import cors_headers, frontend_options
+
+logger = logging.getLogger(__name__)
+
+ARGV_MARK = "org.pytorch.serve.ModelServer"  # platforms find the server by this element of its argv
+READY_SECONDS = 30.0
+
+
+class Server:
+    """One per process. `stopped` resolves when a signal or a caller wants the end."""
+
+    def __init__(self, loaded: Loaded, plan: Plan) -> None:
+        self._settings, self._loaded, self._plan = loaded.settings, loaded, plan
+        self._wanted = asyncio.Event()
+        self._signals = 0
+        self._listeners: list[Listener] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self) -> None:
+        await self.start()
+        try:
+            await self._wanted.wait()
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """The order: what can refuse first, then sockets, then processes, then models."""
+        settings, plan = self._settings, self._plan
+        self._loop = asyncio.get_running_loop()
+        inference = addresses.parse(settings.inference_address)
+        sockets.require_free(inference)
+        control_sockets = self._open_sockets()
+        self._runtime = RuntimeFolder(Path(settings.runtime_dir) if settings.runtime_dir else None)
+        self.logs = open_logs(plan.logs, plan.metrics_logs, debug=settings.debug, console=plan.console)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._asked_to_stop)
+        self._children = Children()
+        self.metrics = Metrics()
+        self.control = self._control_plane()
+        self.control.publish()
+        self._serve(control_sockets)
+        write_options(self._runtime.path, frontend_options(settings, self.logs, __version__))
+        self._master = HttpMaster(self._children, self._runtime.path, self._environment())
+        await self._master.ready(inference, READY_SECONDS)
+        logger.info("%s", greeting(settings))
+        await self.control.restore()
+        self._spawn(first_models(self.control, self._settings, plan))
+
+    async def stop(self) -> None:
+        """Unready first, then the data plane drains, then its workers, then what told them what to do."""
+        logger.info("Stopping")
+        self.control.draining = True
+        self.control.publish()
+        drain = self._settings.drain_timeout
+        for task in self._tasks:
+            task.cancel()
+        await self._master.stop(drain + 5)
+        await asyncio.wait({asyncio.create_task(self.control.stop(drain))}, timeout=drain)
+        for listener in self._listeners:
+            await listener.stop()
+        self._children.kill_all()
+        self._runtime.remove()
+        logger.info("Stopped")
+
+    def _asked_to_stop(self) -> None:
+        """The second signal means now."""
+        self._signals += 1
+        self._wanted.set()
+        if self._signals > 1:
+            self._children.kill_all()
+
+    def _open_sockets(self) -> dict[str, Any]:
+        settings = self._settings
+        management, metrics = addresses.parse(settings.management_address), addresses.parse(settings.metrics_address)
+        inference = addresses.parse(settings.inference_address)
+        opened = {} if management == inference else {"management": sockets.listen(management)}
+        if metrics not in (inference, management):
+            opened["metrics"] = sockets.listen(metrics)
+        return opened
+
+    def _control_plane(self) -> ControlPlane:
+        settings, path = self._settings, self._runtime.path
+        ids = iter(range(settings.initial_worker_port, sys.maxsize))
+        gpus = count_gpus() if settings.number_of_gpu is None else min(count_gpus(), settings.number_of_gpu)
+        around = Surroundings(
+            settings=settings,
+            children=self._children,
+            sockets=str(path / "workers"),
+            environment=self._environment(settings.blacklist_env_vars),
+            next_worker_id=lambda: str(next(ids)),
+            next_gpu=GpuRoundRobin(gpus).next,
+            changed=lambda: self.control.publish(),
+            log_line=self.logs.model_line,
+            on_metric=self._on_metric,
+            server_version=__version__,
+        )
+        registry = Registry(self._plan.state_file)
+        return ControlPlane(registry, around, RouteWriter(path), path / "models", self._plan.model_store)
+
+    def _serve(self, opened: dict[str, Any]) -> None:
+        settings = self._settings
+        scrape = blueprint(self.metrics, self._runtime.path / "metrics", lambda: None, enabled=self._metrics_enabled)
+        same = addresses.parse(settings.metrics_address) == addresses.parse(settings.management_address)
+        everything = [self._verbs(), scrape, api.internal(self.control, self._call)]
+        self._listen(everything, sockets.listen_unix(self._runtime.path / "control.sock"))
+        if "management" in opened:
+            self._listen([self._verbs(), *([scrape] if same else [])], opened["management"], settings.management_address)
+        if "metrics" in opened:
+            self._listen([scrape], opened["metrics"], settings.metrics_address)
+
+    def _verbs(self) -> Blueprint:
+        return api.management(self.control, self._call, model_api=self._model_api)
+
+    def _listen(self, blueprints: list[Any], socket: Any, address: str = "") -> None:
+        settings = self._settings
+        tls: dict[str, Any] = {}
+        if address.startswith("https:"):
+            tls = {"ssl_certfile": settings.certificate_file, "ssl_keyfile": settings.private_key_file}
+        app = api.create_app(blueprints, cors_headers(settings))
+        listener = Listener(app, [socket], max_body_bytes=settings.max_request_size, **tls)
+        listener.start()
+        self._listeners.append(listener)
+
+    @property
+    def _model_api(self) -> bool:
+        enabled = self._settings.enable_model_api
+        return addresses.parse(self._settings.management_address).loopback if enabled is None else enabled
+
+    @property
+    def _metrics_enabled(self) -> bool:
+        return self._settings.enable_metrics_api and self._settings.metrics_mode != "log"
+
+    def _environment(self, hidden: str | None = None) -> dict[str, str]:
+        return child_environment(os.environ, hidden)
+
+    def _on_metric(self, model: str, worker_id: str, metric: Any) -> None:
+        self.logs.model_metrics.info("%s", metric_line(metric, self.metrics.hostname))
+        self.metrics.take(metric)
+
+    def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """From a view's thread into the event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Refusals are one sentence and status 1."""
+    given = [a for a in (sys.argv[1:] if arguments is None else arguments) if a != ARGV_MARK]
+    try:
+        loaded, plan = arrange(parser("flambeau.management.server").parse_args(given))
+        for warning in loaded.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        asyncio.run(Server(loaded, plan).run())
+    except ManagementError as error:
+        sys.exit(f"flambeau: {error}")
+
+
+if __name__ == "__main__":
+    main()

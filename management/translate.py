@@ -1,0 +1,54 @@
+"""From the server's settings to the HTTP processes' options file, key by key as `frontend.options` declares them."""
+
+import os
+from typing import Any
+
+from .addresses import parse
+from .logs import Logs
+from .settings import Settings
+
+DRAIN_SECONDS_OF_MASTER = 1
+
+
+def frontend_options(settings: Settings, logs: Logs, version: str, *, tokens: bool = False) -> dict[str, Any]:
+    inference = parse(settings.inference_address)
+    others = {parse(settings.management_address), parse(settings.metrics_address)}
+    return {
+        "binds": [settings.inference_address],
+        "processes": settings.http_processes,
+        "server_version": version,
+        "max_request_bytes": settings.max_request_size,
+        "max_response_bytes": settings.max_response_size,
+        "header_timeout_seconds": settings.header_timeout,
+        "keep_alive_seconds": settings.keep_alive_timeout,
+        "drain_seconds": settings.drain_timeout,
+        "cors": {
+            "allowed_origin": settings.cors_allowed_origin,
+            "allowed_methods": settings.cors_allowed_methods,
+            "allowed_headers": settings.cors_allowed_headers,
+        },
+        "allowed_hosts": allowed_hosts(settings),
+        "queue_full_status": settings.full_queue_status,
+        "token_authorization": tokens,
+        "token_status": settings.token_auth_status,
+        "same_port": inference in others,
+        "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),
+        "health_route": os.environ.get("AIP_HEALTH_ROUTE"),
+        "access_log": str(logs.access_file),
+        "certificate_file": settings.certificate_file,
+        "private_key_file": settings.private_key_file,
+        "debug": settings.debug,
+    }
+
+
+def allowed_hosts(settings: Settings) -> list[str]:
+    return [host.strip() for host in (settings.allowed_hosts or "").split(",") if host.strip()]
+
+
+def cors_headers(settings: Settings) -> dict[str, str]:
+    given = {
+        "access-control-allow-origin": settings.cors_allowed_origin,
+        "access-control-allow-methods": settings.cors_allowed_methods,
+        "access-control-allow-headers": settings.cors_allowed_headers,
+    }
+    return {name: value for name, value in given.items() if value}

@@ -1,0 +1,136 @@
+"""One worker of a model, over all its lives: started, watched, restarted with back-off, parked when that can't help.
+
+Its id outlives its processes, as TorchServe's do. Not for: how many there should be, which is `pool`'s.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from enum import Enum
+
+from .processes import LoadFailed, WorkerProcess, describe_end, new_tail
+
+logger = logging.getLogger(__name__)
+
+SETTLED_SECONDS = 10.0  # a worker that lived so long after loading starts its back-off anew
+
+
+class State(Enum):
+    LOADING = "LOADING"
+    READY = "READY"
+    WAITING = "WAITING"  # for its next start
+    STOPPING = "UNLOADING"
+    FAILED = "FAILED"  # parked: it is not tried again
+
+
+Launch = Callable[["Worker"], Awaitable[WorkerProcess]]
+
+
+class Worker:
+    def __init__(
+        self,
+        worker_id: str,
+        launch: Launch,
+        changed: Callable[[], None],
+        *,
+        label: str,
+        startup_timeout: float,
+        retry_seconds: float,
+        gpu_id: int | None = None,
+    ) -> None:
+        self.id = worker_id
+        self.gpu_id = gpu_id
+        self.state = State.LOADING
+        self.started_at = datetime.now(UTC)
+        self.process: WorkerProcess | None = None
+        self.address = ""
+        self.generation = 0  # counts its processes: each gets a socket of its own
+        self.restarts = 0
+        self.last_error = ""
+        self.tail = new_tail()
+        self.load_seconds = 0.0
+        self._launch, self._changed, self._label = launch, changed, label
+        self._startup_timeout, self._retry_seconds = startup_timeout, retry_seconds
+        self._first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._live(), name=f"worker {worker_id}")
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process and not self.process.ended.done() else None
+
+    async def first_outcome(self) -> str:
+        """Waits for its first load; the cause of its failure, or an empty string."""
+        return await asyncio.shield(self._first)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """The caller has taken it from the routes: it finishes what it has and goes."""
+        self._set(State.STOPPING)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self.process:
+            await self.process.stop(drain_seconds)
+        self._tell_first("it was stopped")
+
+    def kill(self) -> None:
+        """It hangs: its next life starts when its end is seen."""
+        if self.process:
+            self.last_error = "silent while it owed answers (response_timeout)"
+            self.process.kill()
+
+    async def _live(self) -> None:
+        delays, failing_since = backoff(), None
+        while True:
+            served, final = await self._one_life()
+            if served is not None and served > SETTLED_SECONDS:
+                delays, failing_since = backoff(), None
+            failing_since = failing_since or time.monotonic()
+            if final or time.monotonic() - failing_since > self._retry_seconds:
+                self._set(State.FAILED)
+                logger.error("Worker %s of %s is given up: %s", self.id, self._label, self.last_error)
+                return
+            delay = next(delays)
+            self._set(State.WAITING)
+            logger.warning("Worker %s of %s: %s; next start in %d s", self.id, self._label, self.last_error, delay)
+            await asyncio.sleep(min(delay, max(0.0, self._retry_seconds - (time.monotonic() - failing_since)) + 0.01))
+            self.restarts += 1
+
+    async def _one_life(self) -> tuple[float | None, bool]:
+        """How long it served, None if it never did; and whether another try is pointless."""
+        self.generation += 1
+        self.started_at = datetime.now(UTC)
+        self._set(State.LOADING)
+        begun = time.monotonic()
+        self.process = None
+        try:
+            self.process = await self._launch(self)
+            await self.process.loaded(self._startup_timeout)
+        except (LoadFailed, OSError) as failure:
+            self.last_error = str(failure)
+            self._tell_first(self.last_error)
+            return None, isinstance(failure, LoadFailed) and failure.final
+        self.load_seconds = time.monotonic() - begun
+        self._set(State.READY)
+        self._tell_first("")
+        logger.info("Worker %s of %s is ready (pid %d, %.1f s)", self.id, self._label, self.process.pid, self.load_seconds)
+        ready_at, self.last_error = time.monotonic(), ""
+        code = await asyncio.shield(self.process.ended)
+        self.last_error = f"{self.last_error}: {describe_end(code)}" if self.last_error else describe_end(code)
+        return time.monotonic() - ready_at, False
+
+    def _tell_first(self, cause: str) -> None:
+        if not self._first.done():
+            self._first.set_result(cause)
+
+    def _set(self, state: State) -> None:
+        self.state = state
+        self._changed()
+
+
+def backoff() -> Iterator[int]:
+    """0, 1, 1, 2, 3, 5, 8, … seconds."""
+    here, after = 0, 1
+    while True:
+        yield here
+        here, after = after, here + after

@@ -1,9 +1,10 @@
-"""The command `flambeau`."""
+"""The command `flambeau`: what each room offers on the command line, in one place."""
 
 import click
 
 from . import __version__
 from .frontend.gateway_cli import proxy
+from .management.commands import COMMANDS
 from .optimizer.cli import optimizer, simulate
 
 
@@ -13,6 +14,5 @@ def main() -> None:
     """Serve PyTorch models."""
 
 
-main.add_command(optimizer)
-main.add_command(proxy)
-main.add_command(simulate)
+for command in (*COMMANDS, optimizer, proxy, simulate):
+    main.add_command(command)

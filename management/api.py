@@ -30,6 +30,7 @@ def create_app(blueprints: list[Blueprint], headers: Mapping[str, str]) -> Flask
     """One application per listener: what it serves is what its blueprints say. `headers` go with every answer (CORS)."""
     app = Flask("flambeau.management", static_folder=None)
     app.url_map.strict_slashes = False
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # OPTIONS describes the API, as TorchServe has it
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
     app.register_error_handler(errors.ManagementError, failed)

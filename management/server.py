@@ -5,6 +5,7 @@ start` or `torchserve --start`. Not for: what the verbs do, which is `control`'s
 """
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from .control import ControlPlane
 from .devices import GpuRoundRobin, count_gpus
 from .errors import ManagementError
 from .http_master import HttpMaster, write_options
+from .launcher import ARGV_MARK, READY, Running, facts_file, pid_file
 from .logs import open_logs
 from .metrics import Metrics, blueprint, metric_line
 from .pool import Surroundings
@@ -35,7 +37,6 @@ from .translate import cors_headers, frontend_options
 
 logger = logging.getLogger(__name__)
 
-ARGV_MARK = "org.pytorch.serve.ModelServer"  # platforms find the server by this element of its argv
 READY_SECONDS = 30.0
 
 
@@ -46,12 +47,14 @@ class Server:
         self._settings, self._loaded, self._plan = loaded.settings, loaded, plan
         self._wanted = asyncio.Event()
         self._signals = 0
+        self._standing = False
+        self._master: HttpMaster | None = None
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
-        await self.start()
         try:
+            await self.start()
             await self._wanted.wait()
         finally:
             await self.stop()
@@ -70,29 +73,56 @@ class Server:
         self._children = Children()
         self.metrics = Metrics()
         self.control = self._control_plane()
+        self._standing = True
         self.control.publish()
         self._serve(control_sockets)
         write_options(self._runtime.path, frontend_options(settings, self.logs, __version__))
         self._master = HttpMaster(self._children, self._runtime.path, self._environment())
         await self._master.ready(inference, READY_SECONDS)
         logger.info("%s", greeting(settings))
+        self._announce()
         await self.control.restore()
         self._spawn(first_models(self.control, self._settings, plan))
 
+    def _announce(self) -> None:
+        """To the commands on this machine, and to whoever started us."""
+        settings = self._settings
+        urls = (settings.inference_address, settings.management_address, settings.metrics_address)
+        inference, management, metrics = (addresses.parse(url).url for url in urls)
+        facts = Running(os.getpid(), inference, management, metrics, str(self._plan.logs.absolute()))
+        facts_file().write_text(json.dumps(vars(facts)))
+        pid_file().write_text(str(os.getpid()))
+        if self._plan.detached:
+            print(READY, flush=True)
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            os.dup2(nothing, 2)
+            os.close(nothing)
+
+    def _unannounce(self) -> None:
+        """Unless another server has taken our place."""
+        if facts_file().exists() and json.loads(facts_file().read_text()).get("pid") == os.getpid():
+            facts_file().unlink(missing_ok=True)
+            pid_file().unlink(missing_ok=True)
+
     async def stop(self) -> None:
         """Unready first, then the data plane drains, then its workers, then what told them what to do."""
+        if not self._standing:
+            return  # it refused before it had started anything
         logger.info("Stopping")
         self.control.draining = True
         self.control.publish()
         drain = self._settings.drain_timeout
         for task in self._tasks:
             task.cancel()
-        await self._master.stop(drain + 5)
+        if self._master:
+            await self._master.stop(drain + 5)
         await asyncio.wait({asyncio.create_task(self.control.stop(drain))}, timeout=drain)
         for listener in self._listeners:
             await listener.stop()
         self._children.kill_all()
         self._runtime.remove()
+        self._unannounce()
         logger.info("Stopped")
 
     def _asked_to_stop(self) -> None:

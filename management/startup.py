@@ -34,6 +34,7 @@ class Plan:
     model_store: Path
     models: tuple[str, ...]  # "all", "a.mar", "name=a.mar"
     console: bool
+    detached: bool = False  # tells its starter that it is ready, then says no more
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -60,6 +61,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     made.add_argument("--enable-model-api", dest="enable_model_api", action="store_true", help="Models may be registered")
     made.add_argument("--compat", action="store_true", help="TorchServe's own defaults where ours are stricter")
     made.add_argument("--insecure", action="store_true", help="Start though management is open to the network")
+    made.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Any setting of config.properties")
     return made
 
@@ -82,6 +84,7 @@ def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
         model_store=_model_store(settings),
         models=tuple(given.models or _listed(settings.load_models)),
         console=given.foreground,
+        detached=given.detached,
     )
     return loaded, plan
 

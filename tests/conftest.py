@@ -1,0 +1,122 @@
+"""A real server for tests: `live_server(…)` starts one on free ports in its own folder, and ends it afterwards."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import flambeau
+from flambeau.archiver.manifest import Manifest
+from flambeau.client import Client
+
+HOME = str(Path(flambeau.__file__).resolve().parent.parent)
+ECHO = "def handle(data, context):\n    return None if data is None else [row.get('body', b'') for row in data]\n"
+START_SECONDS = 30
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class LiveServer:
+    """`start()` after `kill()` or `stop()` continues with the same folder and ports."""
+
+    def __init__(self, folder, settings, arguments):
+        self.folder, self.arguments = folder, arguments
+        self.store = folder / "store"
+        self.store.mkdir()
+        (folder / "tmp").mkdir()
+        urls = [f"http://127.0.0.1:{port}" for port in free_ports(3)]
+        self.client = Client(*urls)
+        names = ("inference_address", "management_address", "metrics_address")
+        given = dict(zip(names, urls, strict=True)) | {"model_store": str(self.store)} | settings
+        (folder / "config.properties").write_text("".join(f"{key}={value}\n" for key, value in given.items()))
+        self.process = None
+
+    def start(self, **environ):
+        self.output = (self.folder / "output").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flambeau.management.server", *self.arguments],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": HOME, "TMPDIR": str(self.folder / "tmp"), **environ},
+            stdout=self.output,
+            stderr=self.output,
+        )
+        self.wait(lambda: self.healthy() or self.process.poll() is not None)
+        return self
+
+    def healthy(self):
+        try:
+            return self.client.ping() == "Healthy"
+        except Exception:
+            return False
+
+    def said(self):
+        return (self.folder / "output").read_text()
+
+    def wait(self, true, seconds=START_SECONDS):
+        end = time.monotonic() + seconds
+        while not (found := true()):
+            assert time.monotonic() < end, self.said()
+            time.sleep(0.02)
+        return found
+
+    def archive(self, name, handler=ECHO, version="1.0", model_name=None, yaml=None):
+        """A folder in the store, which is an archive too."""
+        path = self.store / name
+        (path / "MAR-INF").mkdir(parents=True)
+        (path / "handler.py").write_text(handler)
+        manifest = Manifest(
+            model_name=model_name or name, handler="handler.py", model_version=version, config_file=yaml and "model.yaml"
+        )
+        (path / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest.as_json()))
+        if yaml:
+            (path / "model.yaml").write_text(yaml)
+        return name
+
+    def workers(self, model, version=None):
+        return [w for w in self.client.describe(model, version)[0]["workers"] if w["status"] == "READY"]
+
+    def family(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, number=signal.SIGTERM, seconds=40):
+        """Its return code, when it and all its processes are gone."""
+        if self.process is None or self.process.poll() is not None:
+            return self.process and self.process.returncode
+        family = self.family()
+        self.process.send_signal(number)
+        code = self.process.wait(seconds)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive, alive
+        self.output.close()
+        return code
+
+
+@pytest.fixture
+def live_server(tmp_path):
+    servers = []
+
+    def make(*arguments, start=True, **settings):
+        folder = tmp_path / f"server{len(servers)}"
+        folder.mkdir()
+        server = LiveServer(folder, settings, arguments)
+        servers.append(server)
+        return server.start() if start else server
+
+    yield make
+    for server in servers:
+        server.stop(signal.SIGKILL)

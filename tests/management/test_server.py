@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+import threading
+import urllib.request
+
+import pytest
+
+from flambeau.client import ServerError
+
+VERSION = """
+def handle(data, context):
+    return None if data is None else [context.manifest['model']['modelVersion']] * len(data)
+"""
+BROKEN = "def handle(data, context):\n    raise ValueError('no such weights')\n"
+DYING = "import os\ndef handle(data, context):\n    os.kill(os.getpid(), 11)\n"
+
+
+def test_a_model_is_registered_asked_scaled_and_unregistered(live_server):
+    server = live_server()
+    client = server.client
+    server.archive("echo")
+
+    assert client.register("echo", initial_workers=1) == 'Model "echo" Version: 1.0 registered with 1 initial workers'
+    assert client.predict("echo", b"hello") == b"hello"
+    assert client.scale("echo", 2) == "Workers scaled to 2 for model: echo"
+    assert len({worker["pid"] for worker in server.workers("echo")}) == 2
+    assert client.unregister("echo") == 'Model "echo" unregistered'
+    with pytest.raises(ServerError, match="404 ModelNotFoundException"):
+        client.predict("echo", b"")
+
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("handler", "cause"), [
+    pytest.param(BROKEN, "entry point: ValueError: no such weights at handler.py:2", id="an exception"),
+    pytest.param(DYING, "killed by SIGSEGV while loading its model", id="a signal"),
+])  # fmt: skip
+def test_whoever_registers_is_told_why_a_model_does_not_load(live_server, handler, cause):
+    server = live_server()
+    server.archive("bad", handler)
+
+    with pytest.raises(ServerError) as refusal:
+        server.client.register("bad", initial_workers=1)
+
+    assert refusal.value.message == "Failed to start workers for model bad version: 1.0"
+    assert cause.split(": ", 1)[-1] in refusal.value.cause
+    assert server.client.models() == []
+
+
+def test_after_kill_9_of_the_server_nothing_runs_and_a_new_start_brings_all_back(live_server):
+    server = live_server()
+    for number in ("1.0", "2.0"):
+        server.archive(f"m{number}", VERSION, number, model_name="m")
+        server.client.register(f"m{number}", initial_workers=1)
+    server.client.set_default("m", "2.0")
+    server.archive("gone")
+    server.client.register("gone", initial_workers=1)
+    server.stop(signal.SIGKILL)  # waits until every process of it is gone
+    os.rename(server.store / "gone", server.folder / "elsewhere")
+
+    server.start()
+    server.wait(lambda: server.workers("m"))
+
+    assert server.client.predict("m", b"") == b"2.0"
+    server.wait(lambda: server.workers("m", "1.0"))
+    assert server.client.predict("m", b"", "1.0") == b"1.0"
+    assert "archive can't be opened" in server.client.describe("gone")[0]["lastError"]
+
+
+def test_a_killed_worker_comes_back_under_its_id(live_server):
+    server = live_server()
+    server.archive("echo")
+    server.client.register("echo", initial_workers=1)
+    (before,) = server.workers("echo")
+
+    os.kill(before["pid"], signal.SIGKILL)
+    (after,) = server.wait(lambda: [w for w in server.workers("echo") if w["pid"] != before["pid"]])
+
+    assert after["id"] == before["id"]
+    assert server.client.predict("echo", b"again") == b"again"
+
+
+def test_a_version_switch_under_load_loses_nothing_and_the_old_one_answers_no_more(live_server):
+    server = live_server()
+    client = server.client
+    for number in ("1.0", "2.0"):
+        server.archive(f"m{number}", VERSION, number, model_name="m")
+    client.register("m1.0", initial_workers=1)
+    switched, done, wrong, asked = threading.Event(), threading.Event(), [], []
+
+    def ask():
+        while not done.is_set():
+            after = switched.is_set()
+            try:
+                answer = client.predict("m", b"")
+            except ServerError as error:
+                answer = str(error).encode()
+            asked.append(answer)
+            if answer not in (b"1.0", b"2.0") or (after and answer == b"1.0"):
+                wrong.append(answer)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    server.wait(lambda: asked.count(b"1.0") > 20)
+    client.register("m2.0", initial_workers=1)
+    client.set_default("m", "2.0")
+    switched.set()
+    client.unregister("m", "1.0")
+    server.wait(lambda: asked.count(b"2.0") > 100)
+    done.set()
+    for thread in threads:
+        thread.join(10)
+
+    assert wrong == []
+
+
+def test_a_taken_port_is_refused_with_the_name_of_who_has_it(live_server):
+    first = live_server()
+    second = live_server(start=False, inference_address=first.client.inference)
+
+    second.start()
+
+    assert second.process.returncode == 1
+    assert f"the port is in use by process {first.family()[0].pid}" in second.said() or "in use by process" in second.said()
+    assert first.healthy()
+
+
+def test_a_worker_that_can_never_load_makes_ping_unhealthy_and_says_why(live_server):
+    server = live_server()
+    server.archive("sick", BROKEN, yaml="minWorkers: 1\nmaxWorkers: 1\nmaxRetryTimeoutInSec: 1\n")
+
+    server.client.register("sick", synchronous=False)
+    server.wait(lambda: server.client.ping() == "Unhealthy")
+
+    (described,) = server.client.describe("sick")
+    assert described["workers"][0]["status"] == "FAILED"
+    assert "no such weights" in described["lastError"]
+    server.client.unregister("sick")
+    assert server.client.ping() == "Healthy"
+
+
+def test_models_of_the_command_line_are_loaded_with_what_the_settings_say(live_server):
+    details = {
+        "echo": {"1.0": {"marName": "echo", "minWorkers": 2, "maxWorkers": 3, "batchSize": 4, "responseTimeout": 60}}
+    }
+    server = live_server("--models", "echo", "nowhere.mar", start=False, models=json.dumps(details))
+    server.archive("echo")
+
+    server.start()
+    server.wait(lambda: server.client.models() and len(server.workers("echo")) == 2)
+
+    (described,) = server.client.describe("echo")
+    assert {k: described[k] for k in ("minWorkers", "maxWorkers", "batchSize", "responseTimeout", "loadedAtStartup")} == {
+        "minWorkers": 2, "maxWorkers": 3, "batchSize": 4, "responseTimeout": 60, "loadedAtStartup": True,
+    }  # fmt: skip
+
+
+def test_metrics_have_the_old_form_and_can_be_filtered(live_server):
+    server = live_server()
+    server.archive("echo")
+    server.client.register("echo", initial_workers=1)
+    server.client.predict("echo", b"x")
+
+    def scrape(query=""):
+        return urllib.request.urlopen(f"{server.client.metrics}/metrics{query}").read().decode()
+
+    whole = server.wait(lambda: (text := scrape()) and "ts_inference_requests_total{" in text and text)
+    assert 'model_name="echo"' in whole
+    assert ",} 1.0\n" in whole
+    only = scrape("?name[]=ts_inference_requests_total")
+    assert {line.split("{")[0] for line in only.splitlines() if line[0] != "#"} == {"ts_inference_requests_total"}

@@ -49,8 +49,8 @@ async def generate(
     ) as stream:
         async for chunk in stream:
             event = decode_event(chunk)
-            if event.error:
-                raise GenerationFailed(event.error)
+            if event.error or event.finish_reason in ("error", "abort"):
+                raise GenerationFailed(event.error or "The generation was given up.")
             yield event
 
 

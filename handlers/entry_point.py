@@ -27,6 +27,7 @@ READY_MADE = {
     "chat": ("chat", "Chat"),
     "embedding": ("embedding", "Embedding"),
     "scoring": ("scoring", "Scoring"),
+    "text_stream": ("text_stream", "TextStream"),
 }
 
 

@@ -112,6 +112,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     server_version: str = ""
 
 
+class Ready(msgspec.Struct, frozen=True, array_like=True):
+    """READY: the model is loaded and listens."""
+
+    operations: list[str] = []  # beyond predict and explain; they become `ModelRoute.capabilities`
+
+
 class LoadFailure(msgspec.Struct, frozen=True, kw_only=True):
     """FAILED: why a model could not be loaded, in the terms of whoever wrote its handler."""
 

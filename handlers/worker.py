@@ -22,7 +22,7 @@ from .entry_point import Entry, Loading
 from .generation import InvalidRequest
 from .links import Exchange, Links
 from .metrics import Metrics
-from .protocol import Hello, Kind, Reader, WorkerConfig, pack
+from .protocol import Hello, Kind, Reader, Ready, WorkerConfig, pack
 from .queue import Queue
 from .running import BAD_REQUEST, FAULT, Runner, verdict
 
@@ -54,13 +54,15 @@ def main(arguments: list[str]) -> int:
 class Worker:
     """What both kinds share: links, readiness, the way out."""
 
-    def __init__(self, context: Context, config: WorkerConfig, control: socket.socket, credit: int) -> None:
+    def __init__(
+        self, context: Context, config: WorkerConfig, control: socket.socket, credit: int, ready: Ready | None = None
+    ) -> None:
         self._context = context
         self.links = Links(control, self.take, self.cancel)
         hello = Hello(config.model, config.version, config.worker_id, os.getpid(), credit)
         self.links.listen(config.listen, hello)
         self._quiet_since = 0.0
-        self.links.tell(Kind.READY)
+        self.links.tell(Kind.READY, ready or Ready())
         self.links.flush()
 
     def take(self, exchange: Exchange) -> None:
@@ -121,7 +123,8 @@ class ContinuousWorker(Worker):
     def __init__(self, handler: ContinuousHandler, context: Context, config: WorkerConfig, control: socket.socket) -> None:
         self.handler = handler
         self.running = 0
-        super().__init__(context, config, control, getattr(handler, "credit", 0) or 2 * config.batch_size)
+        ready = Ready(list(getattr(handler, "operations", ())))
+        super().__init__(context, config, control, getattr(handler, "credit", 0) or 2 * config.batch_size, ready)
 
     def take(self, exchange: Exchange) -> None:
         exchange.taken = time.monotonic()

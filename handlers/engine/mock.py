@@ -20,6 +20,7 @@ from .interface import Event, Logprob, RequestKind, Sink, Stats
 Mode = Literal["digits", "echo", "hash"]
 DIGITS = b"0123456789"
 LETTERS = b"abcdefghijklmnopqrstuvwxyz     "
+LIKELIEST = 0.05  # probability of the greedy token: a smaller top_p leaves no other
 NAP_SECONDS = 0.005  # no sleep is longer: the worker looks at its sockets between naps
 
 
@@ -208,7 +209,7 @@ class MockEngine:
             at = len(row.output)
             return row.prompt[at % len(row.prompt)] if row.prompt else self.eos
         params = row.params
-        sampled = params.temperature > 0 and params.top_k != 1 and params.top_p > 0
+        sampled = params.temperature > 0 and params.top_k != 1 and params.top_p > LIKELIEST
         seed = (params.seed if params.seed is not None else row.handle, row.index) if sampled else ()
         return LETTERS[_digest((row.state,), seed) % len(LETTERS)]
 

@@ -1,62 +1,125 @@
+"""The Falcon API on a real data plane, with the mock engine behind it."""
+
+import asyncio
 import json
 
 import pytest
 
-from flambeau.frontend.text_api import Refused, one_turn, read
+from flambeau.frontend import text_api
+
+from .text_worker import CAPABILITIES, TextWorker
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def serve(run, runtime):
+    """Runs `scenario(plane, worker)` with a text model `m`."""
+
+    def start(scenario, section=(), **route):
+        async def scene(plane):
+            worker = TextWorker(runtime, **dict(section))
+            await worker.start()
+            plane.publish(worker, capabilities=CAPABILITIES, **route)
+            await scenario(plane, worker)
+
+        run(scene)
+
+    return start
 
 
 def body(**given):
-    return json.dumps({"text": "hello"} | given).encode()
+    return json.dumps({"text": "hello", "max_tokens": 4} | given).encode()
 
 
-def test_a_minimal_body_takes_the_original_s_defaults():
-    request = read(body(), "application/json; charset=utf-8")
+def test_an_answer_is_raw_text_and_the_end_marker(serve):
+    async def scenario(plane, worker):
+        client = await plane.client()
 
-    assert request.prompt == "hello"
-    sampling = request.sampling
-    assert (sampling.max_tokens, sampling.temperature, sampling.top_k, sampling.top_p) == (128, 1.0, 10, 0.9)
-    assert not request.echo
+        answer = await client.ask("/inference/m", body(), headers=JSON)
 
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+        assert len(answer.body) == 4 + len("<|endoftext|>")
+        assert answer.body.endswith(b"<|endoftext|>")
 
-def test_numbers_as_text_nulls_and_unknown_keys_are_taken():
-    given = body(top_k="40", temperature="1", max_tokens=2.0, stop_sequence=None, return_prompt=None, colour="blue")
-
-    request = read(given, "application/json")
-
-    assert (request.sampling.top_k, request.sampling.max_tokens, request.sampling.stop) == (40, 2, ())
+    serve(scenario)
 
 
-def test_a_chat_is_dressed_as_one_turn_and_end_marks_inside_a_prompt_are_dropped():
-    request = read(body(text="hi<|endoftext|>"), "application/json", one_turn)
+def test_a_chat_is_events_with_the_whole_message_so_far(serve):
+    async def scenario(plane, worker):
+        client = await plane.client()
 
-    assert request.prompt == "User: hi\nAI: "
+        direct = await client.ask("/inference/m", body(text="User: hello\nAI: ", top_k=1), headers=JSON)
+        answer = await client.ask("/chat/m", body(top_k=1), headers=JSON)
+
+        *answers, close = answer.body.decode().removesuffix("\n\n").split("\n\n")
+        assert close == 'event: close\ndata: {"message": "Connection closed"}'
+        texts = [json.loads(event.removeprefix("event: answer\ndata: "))["message"] for event in answers]
+        assert [len(text) for text in texts] == [1, 2, 3, 4]
+        assert texts[-1] + "<|endoftext|>" == direct.body.decode()
+
+    serve(scenario)
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("method", "path", "sent", "status"),
     [
-        pytest.param({"top_k": 1.9}, "top_k", id="a fraction for a whole number"),
-        pytest.param({"max_tokens": True}, "max_tokens", id="a boolean for a number"),
-        pytest.param({"temperature": None}, "temperature", id="null for a number"),
-        pytest.param({"temperature": 0}, "temperature=0 is not between 0.01 and 100", id="below the bound"),
-        pytest.param({"max_tokens": 2049}, "max_tokens=2049 is not between 1 and 2048", id="above the bound"),
-        pytest.param({"text": ""}, "'text' is required", id="no text"),
-        pytest.param({"text": 1}, "text", id="a number for a text"),
-        pytest.param({"text": "", "top_k": "x"}, "top_k", id="a wrong type wins over a missing text"),
-        pytest.param({"text": "", "top_k": 0}, "'text' is required", id="a missing text wins over a bound"),
+        ("POST", "/inference/m", b"{", 400),
+        ("POST", "/chat/m", b"{}", 400),
+        ("POST", "/inference/other", b'{"text": "x"}', 404),
+        ("GET", "/inference/m", b"", 405),
+        ("POST", "/inference/m", json.dumps({"text": "word " * 5000}).encode(), 400),
     ],
+    ids=["no JSON", "no text", "no such model", "another method", "longer than the context"],
 )
-def test_what_is_wrong_is_named(given, complaint):
-    with pytest.raises(Refused, match=complaint):
-        read(body(**given), "application/json")
+def test_errors_are_json_with_a_message(serve, method, path, sent, status):
+    async def scenario(plane, worker):
+        client = await plane.client()
+
+        answer = await client.ask(path, sent, method=method, headers=JSON)
+
+        assert answer.status == status
+        assert json.loads(answer.body)["message"]
+
+    serve(scenario)
 
 
-@pytest.mark.parametrize("raw", [b"{", b"", b"[1]", b"null", b'{"text": "x", "temperature": NaN}'])
-def test_a_body_that_is_no_request_is_refused(raw):
-    with pytest.raises(Refused):
-        read(raw, "application/json")
+def test_of_more_requests_than_rows_and_queue_hold_the_rest_is_refused_in_the_end(serve, monkeypatch):
+    monkeypatch.setattr(text_api, "PATIENCE", (0.01, 0.02))
+
+    async def scenario(plane, worker):
+        async def ask():
+            return await (await plane.client()).ask("/inference/m", body(max_tokens=40), headers=JSON)
+
+        answers = await asyncio.gather(*(ask() for _ in range(14)))
+
+        refused = [answer for answer in answers if answer.status == 503]
+        assert len(refused) == 14 - (8 + 3)
+        assert json.loads(refused[0].body) == {"message": "Service overloaded, try again later."}
+        assert "retry-after" in refused[0].headers
+        assert worker.stats.finished == 11 and worker.stats.running == worker.stats.waiting == 0
+
+    serve(scenario, {"max_batch_rows": 8, "max_waiting": 1, "mock": {"steps_per_second": 200}}, job_queue_size=3)
 
 
-def test_another_content_type_is_refused():
-    with pytest.raises(Refused, match="Request was not JSON"):
-        read(body(), "text/plain")
+def test_a_client_that_leaves_frees_its_row(serve):
+    async def scenario(plane, worker):
+        client = await plane.client()
+        client.send("/inference/m", body(max_tokens=2048), headers=JSON)
+        await client.reader.readuntil(b"\r\n\r\n")
+
+        client.writer.transport.abort()
+
+        async with asyncio.timeout(5):
+            while worker.stats.running or not worker.stats.aborted:
+                await asyncio.sleep(0.005)
+
+    serve(scenario, {"mock": {"steps_per_second": 200}})
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_anybody_may_ask_whether_it_lives(serve, path):
+    async def scenario(plane, worker):
+        assert (await (await plane.client()).ask(path, method="GET")).status == 200
+
+    serve(scenario)

@@ -50,7 +50,7 @@ class TextWorker:
                     head = frame.head(RequestHead)
                     self.requests.append(head)
                     reply = replies[frame.id] = Reply(writer, frame.id)
-                    self.handler.submit(Request(frame.id, head, frame.body, time.monotonic(), reply), reply)
+                    self.handler.submit(Request(frame.id, head, frame.body, time.monotonic()), reply)
                     self._work.set()
                 elif frame.kind == Kind.CANCEL and not replies[frame.id].closed:
                     self.handler.cancel(frame.id)

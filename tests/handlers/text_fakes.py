@@ -46,11 +46,11 @@ def start(kind, folder, **section):
     return handler
 
 
-def send(handler, operation, body):
+def send(handler, operation, body, headers=()):
     """Submits; `body` is bytes, or a struct that travels as MessagePack."""
     raw = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
     reply = FakeReply()
-    request = Request(next(IDS), RequestHead(operation, "r", []), memoryview(raw), time.monotonic())
+    request = Request(next(IDS), RequestHead(operation, "r", [*headers]), memoryview(raw), time.monotonic())
     reply.id = request.id
     handler.submit(request, reply)
     return reply

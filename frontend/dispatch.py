@@ -11,6 +11,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from ..management.routing import ModelRoute, Replica
+from .dial import Dialler
 from .errors import ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, WorkerDied
 from .link import Call, Link
 from .metrics import ModelMetrics
@@ -19,7 +20,9 @@ from .metrics import ModelMetrics
 class ModelQueue:
     """One version of one model. `route` is the newest that the control plane has published."""
 
-    def __init__(self, route: ModelRoute, metrics: ModelMetrics, on_stalled: Callable[[str], None]) -> None:
+    def __init__(
+        self, route: ModelRoute, metrics: ModelMetrics, on_stalled: Callable[[str], None], dialler: Dialler
+    ) -> None:
         self.route = route
         self.by_sequence = False
         self.metrics = metrics
@@ -29,6 +32,7 @@ class ModelQueue:
         self._open: list[Link] = []  # those that may be sent requests
         self._limit = route.job_queue_size
         self._on_stalled = on_stalled
+        self._dialler = dialler
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.update(route)
@@ -158,7 +162,7 @@ class ModelQueue:
                 task.add_done_callback(self._tasks.discard)
 
     def _link_to(self, replica: Replica) -> Link:
-        return Link(replica.worker_id, replica.address, self, self._loop)
+        return Link(replica.worker_id, replica.address, self, self._loop, self._dialler)
 
     def _fail_waiting(self, error: RequestError) -> None:
         calls, self.waiting = list(self.waiting), deque()

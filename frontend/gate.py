@@ -107,7 +107,8 @@ def allowed_hosts(options: FrontendOptions) -> set[str] | None:
     """None: any. A server that other machines reach can't know its names, so there only a list restricts."""
     if "*" in options.allowed_hosts:
         return None
-    names = {host_name(bind.partition("://")[2]) for bind in options.binds if not bind.startswith("unix:")}
+    binds = (*options.binds, *options.sax_binds)
+    names = {host_name(bind.partition("://")[2]) for bind in binds if not bind.startswith("unix:")}
     if not options.allowed_hosts and not names <= LOOPBACK:
         return None
     return LOOPBACK | names | {name.lower() for name in options.allowed_hosts}

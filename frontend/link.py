@@ -23,6 +23,7 @@ from ..handlers.protocol import (
     ResponseHead,
     pack,
 )
+from .dial import Dialler
 from .errors import RequestError, WorkerDied
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,9 @@ class Owner(Protocol):
 class Link(asyncio.Protocol):
     """`hello` is None until the worker has introduced itself."""
 
-    def __init__(self, worker_id: str, address: str, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, worker_id: str, address: str, owner: Owner, loop: asyncio.AbstractEventLoop, dialler: Dialler
+    ) -> None:
         self.worker_id = worker_id
         self.address = address
         self.hello: Hello | None = None
@@ -90,6 +93,7 @@ class Link(asyncio.Protocol):
         self.closed = False
         self._owner = owner
         self._loop = loop
+        self._dialler = dialler
         self._reader = Reader()
         self._transport: asyncio.WriteTransport | None = None
         self._unsent: list[bytes] = []
@@ -105,9 +109,10 @@ class Link(asyncio.Protocol):
                 if kind == "unix":
                     await self._loop.create_unix_connection(lambda: self, place)
                 else:
-                    host, _, port = place.rpartition(":")
-                    await self._loop.create_connection(lambda: self, host, int(port))
-        except OSError:  # TimeoutError is one of them
+                    sock = await self._dialler.dial(place)
+                    await self._loop.create_connection(lambda: self, sock=sock)
+        except OSError as error:  # TimeoutError is one of them
+            logger.debug("worker %s can not be reached: %s", self.worker_id, error)
             self.connection_lost(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

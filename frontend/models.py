@@ -13,6 +13,7 @@ from types import TracebackType
 
 from ..handlers.protocol import RequestHead, ResponseHead
 from ..management.routing import RouteReader, Table
+from .dial import Dialler
 from .dispatch import ModelQueue
 from .errors import ModelError, ModelNotFound, ModelVersionNotFound, RequestError, ResponseTooLarge, SlowReader, WorkerDied
 from .link import Call
@@ -37,6 +38,7 @@ class Models:
         self.max_response_bytes = max_response_bytes
         self.backlog_bytes = backlog_bytes  # chunks that nobody has taken from a stream, until it is given up
         self._reader = RouteReader(runtime)
+        self._dialler = Dialler(runtime)
         self._metrics = metrics
         self._stalled = stalled
         self._wake = wake
@@ -56,7 +58,7 @@ class Models:
             if (queue := self._queues.get(key)) is not None:
                 queue.update(route)
             else:
-                self._queues[key] = ModelQueue(route, self._metrics.model(*key), self._stalled)
+                self._queues[key] = ModelQueue(route, self._metrics.model(*key), self._stalled, self._dialler)
         return True
 
     def find(self, name: str, version: str | None = None) -> ModelQueue:

@@ -22,6 +22,7 @@ class Cors(msgspec.Struct, frozen=True, kw_only=True):
 class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     binds: list[str]  # inference addresses: "http://127.0.0.1:8080", "https://…", "unix:/path"
     sax_binds: list[str] = []  # the same for the Sax protocol; its routes are answered on these alone
+    sax_cell: str = ""  # the cell whose models the Sax protocol serves, /sax/<cell>
     processes: int = 1
     server_version: str = ""  # what /v2 tells
 

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvloop
 from gunicorn.app.base import BaseApplication
@@ -96,14 +96,16 @@ class HttpProcess(Worker):  # type: ignore[misc]
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         ticking = loop.create_task(self._tick(app))
         tls = tls_context(options)
+        doors: list[tuple[str, Literal["inference", "sax"]]] = [(bind, "inference") for bind in options.binds]
+        doors += [(bind, "sax") for bind in options.sax_binds]
         servers = [
             await loop.create_server(
-                functools.partial(Connection, app),
+                functools.partial(Connection, app, name),
                 sock=listener,
                 backlog=BACKLOG,
                 ssl=tls if bind.startswith("https:") else None,
             )
-            for bind, listener in zip(options.binds, self.sockets, strict=True)
+            for (bind, name), listener in zip(doors, self.sockets, strict=True)
         ]
         await stop.wait()
         loop.remove_signal_handler(signal.SIGTERM)

@@ -110,7 +110,18 @@ class Exchange(Request):
 class Link:
     """One connected peer."""
 
-    __slots__ = ("_incoming", "_links", "_outgoing", "_unsent", "closed", "control", "exchanges", "sock", "unsent")
+    __slots__ = (
+        "_first",
+        "_incoming",
+        "_links",
+        "_outgoing",
+        "_unsent",
+        "closed",
+        "control",
+        "exchanges",
+        "sock",
+        "unsent",
+    )
 
     def __init__(self, links: "Links", sock: socket.socket, control: bool = False) -> None:
         sock.setblocking(False)
@@ -118,6 +129,7 @@ class Link:
         self.control = control
         self.exchanges: dict[int, Exchange] = {}
         self.closed = False
+        self._first = sock.family == socket.AF_UNIX and not control  # what comes first may be a connection
         self.unsent = 0  # bytes written but not taken by the peer
         self._links = links
         self._incoming = bytearray()
@@ -159,7 +171,7 @@ class Link:
 
     def receive(self) -> None:
         try:
-            data = self.sock.recv(RECEIVE_BYTES)
+            data = self._receive_first() if self._first else self.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -174,6 +186,14 @@ class Link:
         else:
             used = self._cut(data)
             self._incoming += memoryview(data)[used:]
+
+    def _receive_first(self) -> bytes:
+        """A gate of this machine hands over connections that it has accepted from others."""
+        data, descriptors, _, _ = socket.recv_fds(self.sock, RECEIVE_BYTES, 1)
+        self._first = False
+        for descriptor in descriptors:
+            self._links.add(socket.socket(fileno=descriptor))
+        return data if not descriptors else b""
 
     def _complete(self) -> bool:
         """Is the first frame here in full? Spares cutting a large one for every piece of it."""
@@ -316,6 +336,10 @@ class Links:
             sock, _ = self._listener.accept()
         except OSError:
             return  # the peer has gone already
+        self.add(sock)
+
+    def add(self, sock: socket.socket) -> None:
+        """A peer has connected; it hears who we are."""
         link = Link(self, sock)
         self._links.add(link)
         self._selector.register(sock, selectors.EVENT_READ, link)

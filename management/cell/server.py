@@ -4,10 +4,14 @@ Not for: users' requests, which go to the HTTP processes.
 """
 
 import asyncio
+import contextlib
 import logging
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import uvicorn
 
 from . import wire
 from .api import Api
@@ -19,16 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 class CellServer:
-    def __init__(self, cell: Cell, api: Api, key: bytes) -> None:
+    """`trusted`: on a socket that only our own processes reach, which may ask without a signature at /internal/cell/<verb>."""
+
+    def __init__(self, cell: Cell, api: Api, key: bytes, *, trusted: bool = False) -> None:
         self._cell = cell
         self._api = api
         self._key = key
+        self._trusted = trusted
         self._verifier = wire.Verifier(key)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        path, verb = scope["path"], scope["path"].removeprefix("/cell/")
+        path = scope["path"]
+        verb = path.removeprefix("/internal" if self._trusted else "").removeprefix("/cell/")
         if scope["method"] == "POST" and verb != path:
             await self._verb(scope, receive, send, path, verb)
         elif scope["method"] == "GET":
@@ -43,7 +51,8 @@ class CellServer:
         try:
             if body is None:
                 raise invalid(f"the body is larger than {wire.MAX_BODY} bytes")
-            nonce = self._verifier.check(header, path, body)
+            if not path.startswith("/internal/"):
+                nonce = self._verifier.check(header, path, body)
             payload = msgspec.json.decode(body)
             result = await self._unless_gone(receive, verb, payload)
         except SaxError as error:
@@ -76,6 +85,32 @@ class CellServer:
             status, text = error.status, error.text
         content_type = "text/html; charset=utf-8" if status == 200 else "text/plain; charset=utf-8"
         await _answer(send, status, text.encode(), content_type=content_type)
+
+
+class CellListener(uvicorn.Server):
+    """uvicorn in somebody else's event loop: signals are not its business."""
+
+    def __init__(self, app: CellServer, sock: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, date_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )  # fmt: skip
+        self._socket = sock
+        self._serving: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def start(self) -> None:
+        self._serving = asyncio.create_task(self.serve([self._socket]))
+
+    async def stop(self) -> None:
+        self.should_exit = True
+        if self._serving:
+            await asyncio.wait({self._serving}, timeout=3)
 
 
 async def _body(receive: Any) -> bytes | None:

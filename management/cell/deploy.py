@@ -1,0 +1,166 @@
+"""A servable, a checkpoint and overrides, written out as a model folder that any worker can load.
+
+The folder is what is registered, so a published model is an archive like all others. What the HTTP side must know of it
+stands in the `sax` section of its YAML. Not for: registering it, which is `host`'s.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...archiver.errors import ArchiveError
+from ...archiver.manifest import MANIFEST_PATH, Manifest
+from ...archiver.model_config import read_model_config
+from ...archiver.unpack import open_archive, read_manifest
+from . import overrides
+from .errors import SaxError
+from .messages import Order
+from .servables import Servable
+
+YAML = "model-config.yaml"
+NO_CHECKPOINT = "None"
+TINY_MODEL = Path(__file__).parents[2] / "examples" / "tiny_lm" / "model"
+
+
+def deploy(servable: Servable, key: str, name: str, order: Order, folder: Path) -> Path:
+    """`folder`/<revision>, replaced if it is there; SaxError when the order can't be met."""
+    target = folder / name / str(order.revision)
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        return _write(servable, key, name, order, target, folder)
+    except ArchiveError as error:
+        raise SaxError("Internal", f"Loading error: {error}") from None
+    except OSError as error:
+        raise SaxError("Internal", f"Loading error: {error.strerror}") from None
+
+
+def _write(servable: Servable, key: str, name: str, order: Order, target: Path, folder: Path) -> Path:
+    checkpoint = _located(order.checkpoint, folder)
+    if servable.archive is None:
+        target.mkdir(mode=0o700)
+        manifest = Manifest(model_name=name, handler=servable.handler)
+        settings = overrides.merge(servable.settings, order.overrides, path=servable.path)
+        document = language_model(settings, checkpoint)
+    else:
+        manifest, document = _copied(servable.archive, target, folder)
+        section = document.get("sax")
+        said: dict[str, Any] = section if isinstance(section, dict) else {}
+        settings = overrides.merge(said.get("settings", {}), order.overrides, path=servable.path)
+        document["sax"] = {"methods": ["custom"]} | said | {"settings": settings}
+    document["sax"] |= {
+        "key": key,
+        "path": order.path,
+        "checkpoint": checkpoint,
+        "asked": order.checkpoint,
+        "overrides": order.overrides,
+        "revision": order.revision,
+        "attempt": order.attempt,
+    }
+    document["sax"].setdefault("methods", list(servable.methods))
+    written = {**manifest.as_json()}
+    written["model"] |= {"modelName": name, "modelVersion": str(order.revision), "configFile": YAML}
+    (target / "MAR-INF").mkdir(exist_ok=True)
+    _replace(target / MANIFEST_PATH, json.dumps(written, indent=2))
+    _replace(target / YAML, yaml.safe_dump(document, sort_keys=False))
+    return target
+
+
+def language_model(settings: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    """The YAML of a text model: Sax's settings in our engine's words."""
+    rows, steps = max(settings["BATCH_SIZE"]), max(settings["MAX_DECODE_STEPS"])
+    model = checkpoint or settings["HF_MODEL_PATH"]
+    engine = settings["ENGINE"]
+    if not model:
+        model = str(TINY_MODEL)
+        if engine == "auto" and not (TINY_MODEL / "config.json").is_file():
+            engine = "mock"
+    handler: dict[str, Any] = {
+        "engine": engine,
+        "max_batch_rows": rows,
+        "num_gpu_per_model": settings["TENSOR_PARALLEL_SIZE"],
+    }
+    if engine != "mock":
+        handler |= {"model_path": model, "dtype": settings["DTYPE"]}
+    if settings["INPUT_SEQ_LEN"]:
+        handler["max_model_len"] = settings["INPUT_SEQ_LEN"] + steps
+    extra = {
+        "temperature": settings["TEMPERATURE"],
+        "per_example_max_decode_steps": min(settings["MAX_TOKENS"], steps),
+        "per_example_top_k": 0,
+        "per_example_top_p": settings["TOP_P"],
+        "seed": 0 if settings["DETERMINISTIC_RNG"] else None,
+        "stop": "",
+    }
+    sax = {
+        "extra_inputs": extra | settings["EXTRA_INPUTS"],
+        "samples": settings["NUM_SAMPLES"],
+        "top_k": max(0, settings["TOP_K"]),
+        "max_steps": steps,
+        "include_prefix": settings["INCLUDE_PREFIX_IN_RESULT"],
+    }
+    return {"jobQueueSize": max(1, rows * settings["MAX_LIVE_BATCHES"]), "handler": handler, "sax": sax}
+
+
+def _located(checkpoint: str, folder: Path) -> str:
+    """A path of this machine or hf://…; empty for "None". What lies elsewhere is fetched when fsspec can."""
+    scheme, colon, rest = checkpoint.partition("://")
+    if checkpoint == NO_CHECKPOINT:
+        return ""
+    if not colon:
+        is_hub_id = checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/")) and not Path(checkpoint).exists()
+        return f"hf://{checkpoint}" if is_hub_id else str(Path(checkpoint).absolute())
+    if scheme == "hf":
+        return checkpoint
+    if scheme == "file":
+        return "/" + rest.lstrip("/")
+    return str(_fetched(checkpoint, folder / "checkpoints" / checkpoint.replace("://", "_").replace("/", "_")))
+
+
+def _fetched(url: str, target: Path) -> Path:
+    """Once: a checkpoint that is complete here is not fetched again."""
+    if target.exists():
+        return target
+    try:
+        import fsspec
+
+        files, path = fsspec.core.url_to_fs(url)
+        next_ = target.with_suffix(".next")
+        shutil.rmtree(next_, ignore_errors=True)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.get(path, str(next_), recursive=True)
+        os.replace(next_, target)
+    except (ImportError, ValueError) as error:
+        raise SaxError(
+            "FailedPrecondition", f"checkpoint {url}: needs fsspec and its driver for this scheme ({error})"
+        ) from None
+    return target
+
+
+def _copied(archive: Path, target: Path, folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """The archive's files, linked where they can be: only manifest and YAML become ours."""
+    source = archive
+    if not archive.is_dir():
+        source = open_archive(archive, folder / "unpacked").model_dir
+    shutil.copytree(source, target, copy_function=_link)
+    manifest = read_manifest(target)
+    config = target / manifest.config_file if manifest.config_file else None
+    raw = read_model_config(config).raw if config and config.is_file() else {}
+    return manifest, dict(raw)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Never through a link: the linked file is somebody else's."""
+    path.unlink(missing_ok=True)
+    path.write_text(text)

@@ -1,6 +1,7 @@
-"""Attention over the KV cache: decoding rows as products of matrices over neighbouring slots, prompts one by one.
+"""Attention over the KV cache: decoding rows as products of matrices, block by block; prompts one by one.
 
-What depends on the step and not on the layer (indexes, masks, groups of rows) is made once per step, by `prepare`.
+What depends on the step and not on the layer (indexes, masks, which rows reach into which block) is made once per step, by
+`prepare`.
 """
 
 from collections.abc import Sequence
@@ -9,23 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from .kv_cache import KvCache
-
-# A group costs as much as this many products of a row with a position, measured on a CPU: it decides how rows are grouped.
-GROUP_OVERHEAD = 400
+from .kv_cache import BLOCK, KvCache
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Decoding rows in neighbouring slots."""
+class Reach:
+    """The decoding rows that reach into a block: neighbours in neighbouring slots, or picked out."""
 
-    first: int  # row of the batch
-    last: int
-    low: int  # slot
-    high: int
-    length: int  # positions, of the longest
-    slots: torch.Tensor | None  # each row's slot, counted from `low`; None when all slots between are taken
-    mask: torch.Tensor  # [slots, 1, 1, length], added to the scores
+    block: int
+    rows: slice | torch.Tensor
+    slots: slice | torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +40,23 @@ class Attention:
     def __init__(self, cache: KvCache) -> None:
         self.cache = cache
         self._decode = 0
-        self._slots = self._positions = torch.empty(0, dtype=torch.long)
-        self._groups: list[Group] = []
+        self._at: tuple[torch.Tensor, ...] = ()
+        self._mask = torch.empty(0)
+        self._reaches: list[Reach] = []
         self._parts: list[Part] = []
-        self._division: tuple[tuple[int, ...], list[tuple[int, int]]] = ((), [])
 
     def prepare(self, slots: Sequence[int], positions: Sequence[int], parts: Sequence[tuple[int, int, int]]) -> None:
         """Decoding rows with their slots (ascending) and positions; then chunks as (slot, start, end)."""
-        self.cache.reserve(1 + max([*positions, *(end for _, _, end in parts)], default=0))
+        self.cache.reserve(max([*(position + 1 for position in positions), *(end for _, _, end in parts)]))
         device = self.cache.device
         self._decode = len(slots)
-        self._slots = torch.tensor(slots, dtype=torch.long, device=device)
-        self._positions = torch.tensor(positions, dtype=torch.long, device=device)
-        self._groups = [self._group(slots, positions, first, last) for first, last in self._divide(slots, positions)]
+        if slots:
+            place = torch.tensor(positions, device=device)
+            self._at = (place // BLOCK, torch.tensor(slots, device=device), place % BLOCK)
+            blocks = max(positions) // BLOCK + 1
+            hidden = torch.arange(blocks * BLOCK, device=device)[None] > place[:, None]
+            self._mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None, None]
+            self._reaches = [self._reach(block, slots, positions) for block in range(blocks)]
         self._parts, row = [], len(slots)
         for slot, start, end in parts:
             mask = None
@@ -69,74 +67,79 @@ class Attention:
             row += end - start
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """q [rows, query heads, dim], k and v [rows, heads, dim] → [rows, query heads, dim of values]."""
-        cache, decode = self.cache, self._decode
-        heads, shared = k.shape[1], q.shape[1] // k.shape[1]
-        out = q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
-        if decode:
-            cache.write_rows(layer, self._slots, self._positions, k[:decode], v[:decode])
-            queries = (q[:decode] * scale).reshape(decode, heads, shared, -1)
-            result = out[:decode].view(decode, heads, shared, -1)
-            for group in self._groups:
-                result[group.first : group.last] = self._attend(layer, group, queries[group.first : group.last])
+        """q [rows, query heads, dim], k and v [rows, heads, dim] → [rows, query heads, dim]."""
+        rows = self._decode
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        if rows:
+            self.cache.write_rows(layer, self._at, k[:rows], v[:rows])
+            queries = (q[:rows] * scale).reshape(rows, k.shape[1], -1, q.shape[2])
+            out[:rows] = self._attend_rows(layer, queries).view(rows, *q.shape[1:])
         for part in self._parts:
-            rows = slice(part.first, part.last)
-            cache.write_chunk(layer, part.slot, part.start, k[rows], v[rows])
-            if part.mask is None:
-                keys, values = k[rows].transpose(0, 1), v[rows].transpose(0, 1)
-            else:
-                keys, values = cache.read(layer, part.slot, part.end)
-            attended = scaled_dot_product_attention(
-                q[rows].transpose(0, 1)[None],
-                keys[None],
-                values[None],
-                attn_mask=part.mask,
-                is_causal=part.mask is None,
-                scale=scale,
-                enable_gqa=shared > 1,
-            )
-            out[rows] = attended[0].transpose(0, 1)
+            self._attend_part(layer, part, out, q, k, v, scale)
         return out
 
-    def _attend(self, layer: int, group: Group, queries: torch.Tensor) -> torch.Tensor:
-        if group.slots is not None:
-            spread = queries.new_zeros((group.high - group.low, *queries.shape[1:]))
-            spread[group.slots] = queries
-            queries = spread
-        keys = self.cache.keys_by_position_last(layer, group.low, group.high, group.length)
-        scores = torch.matmul(queries, keys).float().add_(group.mask)
-        weights = torch.softmax(scores, dim=-1).to(queries.dtype)
-        out = torch.matmul(weights, self.cache.values[layer][group.low : group.high, :, : group.length])
-        return out if group.slots is None else out[group.slots]
+    def _attend_rows(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
+        """[rows, heads, queries of a head, dim], scaled, to the same shape in 32 bits."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        scores = queries.new_zeros((*queries.shape[:3], self._mask.shape[-1]), dtype=torch.float32)
+        for reach in self._reaches:
+            found = torch.matmul(_take(queries, reach.rows), _take(keys[reach.block], reach.slots))
+            part = scores[..., reach.block * BLOCK : (reach.block + 1) * BLOCK]
+            if isinstance(reach.rows, slice):
+                part[reach.rows] = found
+            else:
+                part.index_copy_(0, reach.rows, found.float())
+        weights = torch.softmax(scores.add_(self._mask), dim=-1).to(queries.dtype)
+        out: torch.Tensor | None = None
+        for reach in self._reaches:
+            part = weights[..., reach.block * BLOCK : (reach.block + 1) * BLOCK]
+            found = torch.matmul(_take(part, reach.rows).contiguous(), _take(values[reach.block], reach.slots))
+            if out is None:  # every row reaches into the first block
+                out = found.float()
+            elif isinstance(reach.rows, slice):
+                out[reach.rows] += found
+            else:
+                out.index_add_(0, reach.rows, found.float())
+        assert out is not None
+        return out
 
-    def _group(self, slots: Sequence[int], positions: Sequence[int], first: int, last: int) -> Group:
+    def _attend_part(
+        self,
+        layer: int,
+        part: Part,
+        out: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        scale: float,
+    ) -> None:
+        rows = slice(part.first, part.last)
+        self.cache.write_chunk(layer, part.slot, part.start, k[rows], v[rows])
+        if part.mask is None:
+            keys, values = k[rows].transpose(0, 1), v[rows].transpose(0, 1)
+        else:
+            keys, values = self.cache.read(layer, part.slot, part.end)
+        attended = scaled_dot_product_attention(
+            q[rows].transpose(0, 1)[None],
+            keys[None],
+            values[None],
+            attn_mask=part.mask,
+            is_causal=part.mask is None,
+            scale=scale,
+            enable_gqa=q.shape[1] > k.shape[1],
+        )
+        out[rows] = attended[0].transpose(0, 1)
+
+    def _reach(self, block: int, slots: Sequence[int], positions: Sequence[int]) -> Reach:
+        rows = [row for row, position in enumerate(positions) if position >= block * BLOCK]
+        first, last = rows[0], rows[-1] + 1
+        if slots[last - 1] - slots[first] == len(rows) - 1:
+            return Reach(block, slice(first, last), slice(slots[first], slots[last - 1] + 1))
         device = self.cache.device
-        low, high = slots[first], slots[last - 1] + 1
-        length = max(positions[first:last]) + 1
-        compact = high - low == last - first
-        relative = torch.tensor([slot - low for slot in slots[first:last]], device=device)
-        ends = torch.zeros(high - low, dtype=torch.long, device=device)  # nobody's rows see one position
-        ends[relative] = self._positions[first:last]
-        hidden = torch.arange(length, device=device)[None] > ends[:, None]
-        mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None, None]
-        return Group(first, last, low, high, length, None if compact else relative, mask)
+        picked = torch.tensor([slots[row] for row in rows], device=device)
+        return Reach(block, torch.tensor(rows, device=device), picked)
 
-    def _divide(self, slots: Sequence[int], positions: Sequence[int]) -> list[tuple[int, int]]:
-        """Rows into groups so that the products cost least; the answer holds while the same rows go on for a while."""
-        key = (*slots, *(position // 32 for position in positions))
-        if self._division[0] == key:
-            return self._division[1]
-        best: list[tuple[float, int]] = [(0.0, 0)]  # for each number of rows: the cost, and where its last group begins
-        for last in range(1, len(slots) + 1):
-            longest, options = 0, []
-            for first in range(last - 1, -1, -1):
-                longest = max(longest, positions[first])
-                cost = best[first][0] + GROUP_OVERHEAD + (slots[last - 1] + 1 - slots[first]) * longest
-                options.append((cost, first))
-            best.append(min(options))
-        groups, last = [], len(slots)
-        while last:
-            groups.append((best[last][1], last))
-            last = best[last][1]
-        self._division = (key, groups[::-1])
-        return self._division[1]
+
+def _take(x: torch.Tensor, which: slice | torch.Tensor) -> torch.Tensor:
+    """`x[which]`; on a CPU index_select is six times faster than indexing."""
+    return x[which] if isinstance(which, slice) else x.index_select(0, which)

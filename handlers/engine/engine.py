@@ -147,7 +147,9 @@ class Engine:
         if embeds:
             self._pool(plan, output)
         ready = [row for row, _ in sampled]
-        events = self._sample(output.logits[[at for _, at in sampled]], ready) if ready else []
+        places = [at for _, at in sampled]
+        logits = output.logits if len(places) == len(output.logits) else output.logits[places]
+        events = self._sample(logits, ready) if ready else []
         self._read_only(plan, events)
         self._deliver(events)
 

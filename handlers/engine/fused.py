@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
+from torch.nn.functional import embedding, silu
 
 from .attention import Attention
 from .kv_cache import KvCache
@@ -44,7 +44,7 @@ class FusedRunner:
         self.cache = KvCache(kv_shape(config), slots, max_model_len, model.dtype, self.device)
         self.attention = Attention(self.cache)
         self._heads, self._kv_heads = config.num_attention_heads, self.cache.shape.heads
-        self._dim, self._epsilon = self.cache.shape.key_dim, config.rms_norm_eps
+        self._dim, self._epsilon = self.cache.shape.dim, config.rms_norm_eps
         self._rotary = model.model.rotary_emb
         self._norm = model.model.norm.weight.detach()
         self._embeddings = model.get_input_embeddings().weight.detach()
@@ -66,7 +66,7 @@ class FusedRunner:
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """[rows] to the last layer's [rows, size]."""
-        h = self._embeddings[ids]
+        h = embedding(ids, self._embeddings)
         cos, sin = (part[0, :, None] for part in self._rotary(h[None], positions))  # [rows, 1, dim]
         half = self._dim // 2
         rows, turned, scale = len(ids), self._heads + self._kv_heads, self._dim**-0.5

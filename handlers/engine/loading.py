@@ -210,7 +210,7 @@ def _kv_tokens(text: Any, runner: Runner, most: int) -> int:
         shape = kv_shape(text)
     except Unsupported:
         return most
-    each = shape.layers * shape.heads * (shape.key_dim + shape.value_dim) * int(runner.dtype.itemsize)
+    each = shape.layers * shape.heads * (2 * shape.dim) * int(runner.dtype.itemsize)
     return min(most, int(free * MEMORY_SHARE) // each)
 
 

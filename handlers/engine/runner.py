@@ -78,7 +78,7 @@ def kv_shape(config: Any) -> KvShape:
     heads = config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return KvShape(config.num_hidden_layers, kv_heads, dim, dim)
+    return KvShape(config.num_hidden_layers, kv_heads, dim)
 
 
 class HfRunner:

@@ -34,7 +34,7 @@ def choose(logits: torch.Tensor, rows: Rows[Sequence], stops: Rows[int]) -> list
         for index in changed:
             _change(logits[index], rows[index], stops)
     sampled = [index for index, row in enumerate(rows) if not greedy(row)]
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    tokens: list[int] = logits.float().argmax(dim=-1).tolist()  # in 16 bits a CPU is slow at it
     few = [index for index in sampled if 0 < rows[index].params.top_k <= FEW]
     many = [index for index in sampled if not 0 < rows[index].params.top_k <= FEW]
     for chosen, draw in ((few, _draw_few), (many, _draw)):

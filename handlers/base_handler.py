@@ -12,6 +12,7 @@ from typing import Any
 from . import weights
 from .context import Context
 from .labels import load_label_mapping
+from .timing import timed
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class BaseHandler:
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         return weights.load_torchscript(model_pt_path, self.device)
 
+    @timed
     def preprocess(self, data: Any) -> Any:
         """Rows to model input; here: numbers, lists of them or tensors, in `data` or `body`."""
         import torch
@@ -71,12 +73,14 @@ class BaseHandler:
         rows = [row.get("data", row.get("body")) if isinstance(row, dict) else row for row in data]
         return torch.as_tensor(rows, device=self.device)
 
+    @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         import torch
 
         with torch.inference_mode():
             return self.model(data.to(self.device), *args, **kwargs)
 
+    @timed
     def postprocess(self, data: Any) -> list[Any]:
         return data.tolist()  # type: ignore[no-any-return]
 

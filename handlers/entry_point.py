@@ -20,14 +20,24 @@ from .protocol import LoadFailure
 
 Entry = Callable[[Any, Context], Any]
 
-# Ready-made handlers, by the names that archives use: module and class.
+# Ready-made handlers, by the names that archives use: module and class. What TorchServe had and we have not says why.
 READY_MADE = {
     "base_handler": ("base_handler", "BaseHandler"),
+    "image_classifier": ("image_classification", "ImageClassifier"),
+    "image_segmenter": ("image_segmentation", "ImageSegmenter"),
+    "object_detector": ("object_detection", "ObjectDetector"),
+    "text_classifier": ("text_classification", "TextClassifier"),
     "text_generation": ("text_generation", "TextGeneration"),
     "chat": ("chat", "Chat"),
     "embedding": ("embedding", "Embedding"),
     "scoring": ("scoring", "Scoring"),
     "text_stream": ("text_stream", "TextStream"),
+}
+
+MISSING = {
+    "vllm_handler": "use the ready-made handler text_generation or chat, whose engine batches continuously",
+    "trt_llm_handler": "TensorRT-LLM is not supported; use the ready-made handler text_generation or chat",
+    "dali_image_classifier": "NVIDIA DALI is not supported; use image_classifier",
 }
 
 
@@ -38,10 +48,11 @@ class EntryPointError(Exception):
 class Loading:
     """Loads a handler step by step, so that a failure can say in which step it happened."""
 
-    def __init__(self, handler: str, model_dir: str) -> None:
+    def __init__(self, handler: str, model_dir: str, envelope: str | None = None) -> None:
         self.phase = "import"
         self._handler = handler
         self._model_dir = model_dir
+        self._envelope = envelope
 
     def load(self, context: Context) -> "Entry | ContinuousHandler":
         path, _, wanted = self._handler.partition(":")
@@ -54,14 +65,21 @@ class Loading:
         if not isinstance(target, type):
             self.phase = "initialize"
             target(None, context)  # a function is called once without data, so that it can load its model
-            return target  # type: ignore[no-any-return]
+            return self._wrapped(target)
         handler = target()
         self.phase = "initialize"
         if hasattr(handler, "initialize"):
             handler.initialize(context)
         if isinstance(handler, ContinuousHandler):
             return handler
-        return handler.handle  # type: ignore[no-any-return]  # looked up late: initialize may have replaced it
+        return self._wrapped(handler.handle)  # looked up late: initialize may have replaced it
+
+    def _wrapped(self, entry: Entry) -> Entry:
+        if not self._envelope:
+            return entry
+        from .envelopes import wrapped
+
+        return wrapped(entry, self._envelope)
 
     def failure(self, error: BaseException) -> LoadFailure:
         return LoadFailure(
@@ -83,6 +101,8 @@ class Loading:
                 return _import_file(file)
         if stem in READY_MADE:
             return None
+        if stem in MISSING:
+            raise EntryPointError(f"{stem}: {MISSING[stem]}")
         if path.endswith(".py") or "/" in path:
             raise EntryPointError(f"the archive has no file {path}")
         return importlib.import_module(stem)

@@ -2,39 +2,36 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 
-def load_label_mapping(path: str) -> dict[str, Any] | None:
-    """None when the archive has no such file. Detectors nest theirs: {"object_type_names": [...]}."""
+def load_label_mapping(path: str) -> dict[str, str] | None:
+    """None when the archive has no such file. ImageNet's `["n01440764", "tench"]` is a tench; detectors nest a list."""
     if not os.path.isfile(path):
         return None
+    name = os.path.basename(path)
     with open(path, encoding="utf-8") as file:
         mapping = json.load(file)
+    if isinstance(mapping, dict) and isinstance(nested := mapping.get("object_type_names"), list):
+        mapping = {str(at): label for at, label in enumerate(nested)}
     if not isinstance(mapping, dict):
-        raise ValueError(f"{os.path.basename(path)}: an object of numbers and names is wanted")
-    names = mapping.get("object_type_names")
-    if isinstance(names, list):
-        return {str(at): name for at, name in enumerate(names)}
-    return names if isinstance(names, dict) else mapping
+        raise ValueError(f"{name}: an object of class numbers and names is wanted")
+    labels = {key: label[-1] if isinstance(label, list) and label else label for key, label in mapping.items()}
+    if wrong := [key for key, label in labels.items() if not isinstance(label, str)]:
+        raise ValueError(f"{name}: the label of {wrong[0]} is no text")
+    return labels
 
 
 def map_class_to_label(
-    probabilities: list[list[float]],
-    mapping: dict[str, Any] | None = None,
-    label_classes: list[list[Any]] | None = None,
-) -> list[dict[Any, float]]:
+    probs: Sequence[Sequence[float]],
+    mapping: dict[str, str] | None = None,
+    lbl_classes: Sequence[Sequence[Any]] | None = None,
+) -> list[dict[str, float]]:
     """For each row its classes' names, or numbers where there are no names, with their probabilities."""
-    rows = []
-    for at, row in enumerate(probabilities):
-        classes = label_classes[at] if label_classes is not None else list(range(len(row)))
-        rows.append({label(name, mapping): chance for name, chance in zip(classes, row, strict=False)})
-    return rows
-
-
-def label(number: Any, mapping: dict[str, Any] | None) -> Any:
-    """A mapping's value may be a list, as ImageNet's: its last word is the name that people read."""
-    if not mapping:
-        return str(number)
-    name = mapping.get(str(number), str(number))
-    return name[-1] if isinstance(name, list) and name else name
+    classes = lbl_classes if lbl_classes is not None else [range(len(row)) for row in probs]
+    names = mapping or {}
+    return [
+        {names.get(str(number), str(number)): chance for number, chance in zip(numbers, row, strict=False)}
+        for numbers, row in zip(classes, probs, strict=False)
+    ]

@@ -12,7 +12,7 @@ from .protocol import Metric
 
 TIME_UNITS = {"ms": "Milliseconds", "s": "Seconds"}
 SIZE_UNITS = {"B": "Bytes", "kB": "Kilobytes", "MB": "Megabytes", "GB": "Gigabytes"}
-UNITS = TIME_UNITS | SIZE_UNITS | {"": "", "percent": "Percent", "count": "Count"}
+UNITS = TIME_UNITS | SIZE_UNITS | {"": "unit", "percent": "Percent", "count": "Count"}
 
 
 class MetricTypes(Enum):

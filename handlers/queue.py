@@ -61,6 +61,11 @@ class Queue:
         """A batch of so many has been answered."""
         self._expected = min(self.batch_size, batch + len(self._waiting))
 
+    def take_back(self, unfinished: list[Exchange]) -> None:
+        """Continuous batching: these go on in the next batch, which waits for nobody."""
+        self._waiting.extendleft(reversed(unfinished))
+        self._expected = 0
+
 
 def _sequence(exchange: Exchange) -> bytes:
     wanted = SEQUENCE_ID.encode()

@@ -81,6 +81,7 @@ class Runner:
             rows.append(row)
             processors.append(RequestProcessor(exchange.head, kinds))
         context = self._context
+        context.stopping_criteria = None
         context.request_processor = processors
         context.request_ids = {at: exchange.head.request_id for at, exchange in enumerate(self._batch)}
         context.metrics.request_ids = context.request_ids
@@ -99,7 +100,11 @@ class Runner:
     def _respond(self, at: int, output: Any) -> None:
         """The whole answer of request `at`, or the last part of a streamed one."""
         exchange, processor = self._batch[at], self._context.request_processor[at]
+        criteria = self._context.stopping_criteria
         try:
+            if criteria is not None and not criteria[at](output):
+                self._chunk(at, output)  # continuous batching: more will come for it in the next round
+                return
             body = encode(output)
         except UnsupportedOutput as error:
             logger.warning("Model %s: unsupported output: %s", self._context.model_name, error)

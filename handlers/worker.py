@@ -8,6 +8,7 @@ STOP: GOAWAY to its clients, answer what they have sent, exit. The control link'
 at once. Not for: deciding how many workers there are, or what clients are told about a dead one.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -38,7 +39,8 @@ def main(arguments: list[str]) -> int:
     config = receive_config(control)
     prepare_process(config)
     context = Context(config, Metrics(config.model))
-    loading = Loading(config.handler, config.model_dir)
+    declare_metrics(context, config.metrics_config)
+    loading = Loading(config.handler, config.model_dir, config.service_envelope)
     try:
         handler = loading.load(context)
     except BaseException as error:  # whatever a model's code does, the cause is told
@@ -46,6 +48,7 @@ def main(arguments: list[str]) -> int:
         print(failure.traceback, file=sys.stderr, flush=True)
         control.sendall(pack(Kind.FAILED, 0, failure))
         return 1
+    gc.freeze()  # what loading made stays; the collector need not look at it again
     worker = ContinuousWorker if isinstance(handler, ContinuousHandler) else BatchWorker
     worker(handler, context, config, control).serve()  # type: ignore[arg-type]
     return 0
@@ -91,6 +94,7 @@ class Worker:
 class BatchWorker(Worker):
     def __init__(self, entry: Entry, context: Context, config: WorkerConfig, control: socket.socket) -> None:
         by_sequence = bool(config.model_yaml.get("sequenceBatching"))
+        self.continuous = bool(config.model_yaml.get("continuousBatching"))
         self.queue = Queue(config.batch_size, config.max_batch_delay_seconds, by_sequence)
         super().__init__(context, config, control, 2 * self.queue.batch_size)
         self.runner = Runner(entry, context, config.decode_input_request, config.max_response_bytes, self.breathe)
@@ -117,6 +121,8 @@ class BatchWorker(Worker):
             batch = queue.take()
             self.runner.run(batch)
             queue.finished(len(batch))
+            if self.continuous and (unfinished := [exchange for exchange in batch if not exchange.closed]):
+                queue.take_back(unfinished)
 
 
 class ContinuousWorker(Worker):
@@ -155,6 +161,18 @@ def receive_config(control: socket.socket) -> WorkerConfig:
             if frame.kind == Kind.CONFIG:
                 return frame.head(WorkerConfig)
     raise SystemExit("no CONFIG came")
+
+
+def declare_metrics(context: Context, path: str | None) -> None:
+    """The `model_metrics` of a metrics.yaml, for handlers that ask for them by name; the model's own file goes first."""
+    own = os.path.join(context.model_dir, "metrics.yaml")
+    path = own if os.path.isfile(own) else path
+    if path is None or not os.path.isfile(path):
+        return
+    import yaml
+
+    with open(path, encoding="utf-8") as file:
+        context.metrics.declare((yaml.safe_load(file) or {}).get("model_metrics") or {})
 
 
 def prepare_process(config: WorkerConfig) -> None:

@@ -1,0 +1,3 @@
+"""ts.handler_utils.preprocess.dali"""
+
+raise ImportError("NVIDIA DALI is not supported")

@@ -1,0 +1,3 @@
+"""ts.torch_handler.dali_handler"""
+
+raise ImportError("NVIDIA DALI is not supported: use ts.torch_handler.vision_handler")

@@ -1,0 +1,3 @@
+"""ts.torch_handler.request_envelope.__init__"""
+
+__all__ = ["base", "body", "json", "kserve", "kservev2"]

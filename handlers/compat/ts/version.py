@@ -1,0 +1,5 @@
+"""ts.version"""
+
+from ts import __version__
+
+__all__ = ["__version__"]

@@ -63,7 +63,7 @@ class Gate:
         if exchange.origin is not None and not self._may_come_from(exchange.origin, exchange.host):
             raise ForeignHost("Requests of this Origin are not allowed; cors_allowed_origin may name it.")
         if self._needs_key and needs_key:
-            self._check_key(exchange.authorization)
+            self.check_key(exchange.authorization)
 
     def _is_ours(self, host: bytes | None) -> bool:
         if host is None:  # HTTP/1.0; no browser
@@ -79,7 +79,8 @@ class Gate:
         text = origin.decode("latin-1")
         return self._origin in ("*", text) or (host is not None and urlsplit(text).netloc.encode("latin-1") == host)
 
-    def _check_key(self, authorization: bytes | None) -> None:
+    def check_key(self, authorization: bytes | None) -> None:
+        """Unauthorized unless it is `Bearer` and one of the keys."""
         self.read_keys()
         scheme, _, given = (authorization or b"").partition(b" ")
         given, now = given.strip(), time.time()

@@ -4,22 +4,19 @@ A ModelInfer call becomes the JSON body of the protocol's REST form, so handlers
 """
 
 import json
+import struct
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import numpy
 from google.protobuf.json_format import MessageToDict
 
 from ..errors import BadRequest, ModelError, RequestError
 from ..models import Models
+from ..tensors import array_from
 from .inference import told
 from .messages import message
 
-DTYPES = {
-    "BOOL": "?", "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT8": "u1", "UINT16": "<u2",
-    "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
-}  # fmt: skip
 CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
@@ -117,29 +114,10 @@ def request_json(request: Any) -> dict[str, Any]:
 
 
 def from_raw(tensor: Any, data: bytes) -> list[Any]:
-    if tensor.datatype == "BYTES":
-        return raw_strings(data)
-    if tensor.datatype == "BF16":
-        halves = numpy.frombuffer(data, "<u2").astype("<u4") << 16
-        return list(halves.view("<f4").tolist())
-    if tensor.datatype not in DTYPES:
-        raise BadRequest(f"input {tensor.name!r} has the unknown datatype {tensor.datatype!r}")
     try:
-        return list(numpy.frombuffer(data, DTYPES[tensor.datatype]).tolist())
-    except ValueError as error:
+        return array_from(tensor.datatype, data)
+    except (ValueError, struct.error) as error:
         raise BadRequest(f"input {tensor.name!r}: {error}") from None
-
-
-def raw_strings(data: bytes) -> list[str]:
-    """Each element is its length in four bytes, little endian, and itself."""
-    found, at = [], 0
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 4], "little")
-        if at + 4 + length > len(data):
-            raise BadRequest("a BYTES tensor ends in the middle of an element")
-        found.append(data[at + 4 : at + 4 + length].decode(errors="replace"))
-        at += 4 + length
-    return found
 
 
 def from_contents(tensor: Any) -> list[Any]:
@@ -153,5 +131,9 @@ def from_contents(tensor: Any) -> list[Any]:
 def contents(datatype: str, data: list[Any]) -> dict[str, list[Any]]:
     if datatype not in CONTENTS:
         raise ValueError(f"datatype {datatype!r}")
-    flat = list(numpy.asarray(data, dtype=object).ravel()) if data and isinstance(data[0], list) else data
-    return {CONTENTS[datatype]: [value.encode() if isinstance(value, str) else value for value in flat]}
+    return {CONTENTS[datatype]: [value.encode() if isinstance(value, str) else value for value in flat(data)]}
+
+
+def flat(values: list[Any]) -> list[Any]:
+    """Nested lists in row-major order."""
+    return [leaf for value in values for leaf in (flat(value) if isinstance(value, list) else [value])]

@@ -15,10 +15,12 @@ import grpc
 import uvloop
 
 from ..control import Control
+from ..gate import Gate
 from ..metrics import Metrics
 from ..models import TICK_SECONDS, Models
 from ..options import FrontendOptions, read_options
 from ..server import die_with, metrics_folder
+from .access import KeyCheck
 from .inference import PACKAGE as INFERENCE
 from .inference import Inference
 from .management import PACKAGE as MANAGEMENT
@@ -49,8 +51,9 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
     models = Models(
         runtime, metrics, control.stalled, control.wake, options.max_response_bytes, options.stream_buffer_bytes
     )
+    checks = [KeyCheck(Gate(runtime, options))] if options.token_authorization else []
     servers = [
-        await start(inference, inference_services(models, options), options),
+        await start(inference, inference_services(models, options), options, checks),
         await start(
             management,
             [service(f"{MANAGEMENT}.ManagementAPIsService", Management(runtime / "control.sock").methods())],
@@ -75,13 +78,17 @@ def inference_services(models: Models, options: FrontendOptions) -> list[grpc.Ge
     return services
 
 
-async def start(address: str, services: list[grpc.GenericRpcHandler], options: FrontendOptions) -> grpc.aio.Server:
+async def start(
+    address: str, services: list[grpc.GenericRpcHandler], options: FrontendOptions, checks: Sequence[KeyCheck] = ()
+) -> grpc.aio.Server:
+    """Management has no check here: the control plane checks what is passed on."""
     server = grpc.aio.server(
+        interceptors=checks,
         options=[
             ("grpc.max_receive_message_length", options.max_request_bytes),
             ("grpc.max_send_message_length", options.max_response_bytes),
             ("grpc.so_reuseport", 0),
-        ]
+        ],
     )
     for handler in services:
         server.add_generic_rpc_handlers((handler,))

@@ -1,12 +1,21 @@
 import asyncio
+import json
 
+import grpc
+import msgspec
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from flambeau.frontend.errors import BadRequest
+from flambeau.frontend.gate import Gate, InferenceKey, InferenceKeys, write_keys
+from flambeau.frontend.grpc_api.access import KeyCheck
 from flambeau.frontend.grpc_api.inference import form_data
 from flambeau.frontend.grpc_api.management import ask
-from flambeau.frontend.grpc_api.messages import message, pool
+from flambeau.frontend.grpc_api.messages import message, pool, stub
 from flambeau.frontend.grpc_api.open_inference import request_json
+from flambeau.frontend.grpc_api.server import inference_services, start
+
+from .test_server import free_port
 
 INFERENCE = "org.pytorch.serve.grpc.inference"
 
@@ -35,7 +44,7 @@ def test_a_torn_tensor_is_refused():
     request = message("inference.ModelInferRequest")(raw_input_contents=[b"\x09\x00\x00\x00hi"])
     request.inputs.add(name="s", datatype="BYTES", shape=[1])
 
-    with pytest.raises(BadRequest, match="in the middle"):
+    with pytest.raises(BadRequest, match="longer than the data"):
         request_json(request)
 
 
@@ -77,3 +86,67 @@ def test_a_management_call_is_the_rest_call_that_it_stands_for(tmp_path):
 
     assert asked == [b"POST /models?url=m.mar HTTP/1.1\r\n"]
     assert status == (409, "{}")
+
+
+def call(run, scenario, needs_key=False):
+    """Runs `scenario(ask)` against the gRPC server over the fake worker of a data plane."""
+
+    async def with_server(plane):
+        worker = await plane.worker()
+        worker.answer = lambda body: json.dumps(
+            {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [0.5]}]}
+        ).encode()
+        plane.publish(worker)
+        options = plane.app.options
+        write_keys(plane.runtime, InferenceKeys([InferenceKey("right")]))
+        checks = (
+            [KeyCheck(Gate(plane.runtime, msgspec.structs.replace(options, token_authorization=True)))] if needs_key else []
+        )
+        address = f"127.0.0.1:{free_port()}"
+        server = await start(address, inference_services(plane.app.models, options), options, checks)
+        async with grpc.aio.insecure_channel(address) as channel:
+            await scenario(channel)
+        await server.stop(1)
+
+    run(with_server)
+
+
+def test_a_prediction_and_an_inference_reach_the_worker_and_come_back(run):
+    async def scenario(channel):
+        answer = await stub(channel, f"{INFERENCE}.InferenceAPIsService", "Predictions")(
+            message(f"{INFERENCE}.PredictionsRequest")(model_name="m", input={"data": b"x"})
+        )
+        assert b"FP32" in answer.prediction
+        request = message("inference.ModelInferRequest")(model_name="m", id="7")
+        request.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(1.0)
+        answer = await stub(channel, "inference.GRPCInferenceService", "ModelInfer")(request)
+        assert (answer.id, answer.outputs[0].name, list(answer.outputs[0].contents.fp32_contents)) == ("7", "y", [0.5])
+
+    call(run, scenario)
+
+
+def test_an_unknown_model_is_not_found_in_the_rest_api_s_words(run):
+    async def scenario(channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub(channel, f"{INFERENCE}.InferenceAPIsService", "Predictions")(
+                message(f"{INFERENCE}.PredictionsRequest")(model_name="none", input={"data": b"x"})
+            )
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        assert "Model not found: none" in caught.value.details()
+
+    call(run, scenario)
+
+
+def test_with_keys_on_a_call_needs_one_and_a_probe_none(run):
+    async def scenario(channel):
+        predict = stub(channel, f"{INFERENCE}.InferenceAPIsService", "Predictions")
+        request = message(f"{INFERENCE}.PredictionsRequest")(model_name="m", input={"data": b"x"})
+        for metadata in (None, (("authorization", "Bearer wrong"),)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await predict(request, metadata=metadata)
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert (await predict(request, metadata=(("authorization", "Bearer right"),))).prediction
+        ping = stub(channel, f"{INFERENCE}.InferenceAPIsService", "Ping")
+        assert "Healthy" in (await ping(Empty())).health
+
+    call(run, scenario, needs_key=True)

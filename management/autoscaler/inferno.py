@@ -1,0 +1,64 @@
+"""Inferno's own protocol, both ways: its collector and actuator bodies for ours, and ours as the controller of others.
+
+A server without an allocation is left as it is: the published actuator stops it, which in a full cluster kills the least
+important instead of leaving it alone.
+"""
+
+from typing import Any
+
+from ...optimizer.system import AllocationData, OptimizerSpec, System
+from ...optimizer.wire import decode, encode
+from .http_client import Server
+from .loop import Autoscaler
+from .policy import Decision, key_of
+
+
+def collected(autoscaler: Autoscaler, now: float) -> dict[str, Any]:
+    """GET /collect: the servers as they are, with the load they are expected to have."""
+    system = autoscaler.policy.system(autoscaler.fleet.served(), autoscaler.state.observed, now)
+    return {"servers": encode(list(system.servers.values())), "kube-resources": {}}
+
+
+async def update(autoscaler: Autoscaler, body: dict[str, Any]) -> list[str]:
+    """POST /update: places what an outside controller decided; gives what could not be had."""
+    allocations = body.get("allocations")
+    if not isinstance(allocations, dict):
+        raise ValueError("allocations: expected an object")
+    wanted = {name: decode(AllocationData, each, f"allocations.{name}") for name, each in allocations.items()}
+    served = {each.key: each for each in autoscaler.fleet.served()}
+    failures = []
+    for name, allocation in sorted(wanted.items()):
+        model = served.get(key_of(name))
+        if model is None:
+            failures.append(f"{name}: no such model with objectives")
+            continue
+        parts = allocation.parts or (allocation,)
+        after = {part.accelerator: part.num_replicas for part in parts if part.accelerator and part.num_replicas > 0}
+        if unknown := after.keys() - {each.name for each in autoscaler.config.accelerators}:
+            failures.append(f"{name}: no accelerator {', '.join(sorted(unknown))} here")
+            continue
+        decision = Decision(*model.key, dict(model.workers), after, "asked for by an outside controller")
+        outcome = await autoscaler.act(decision) if decision.changes else "done"
+        if outcome.startswith("failed"):
+            failures.append(f"{name}: {outcome}")
+    return failures
+
+
+async def drive(
+    collector: Server, optimizer: Server, actuator: Server, system: System, spec: OptimizerSpec
+) -> dict[str, Any]:
+    """One cycle over others' services: collect, optimize, update. An empty collection changes nothing."""
+    servers = (await collector.json("GET", "/collect")).get("servers") or []
+    if not servers:
+        return {}
+    body = {
+        "acceleratorData": {"accelerators": list(system.accelerators.values())},
+        "capacityData": {"count": [{"type": kind, "count": count} for kind, count in system.capacity.items()]},
+        "modelData": {"models": [perf for perfs in system.models.values() for perf in perfs.values()]},
+        "serviceClassData": {"serviceClasses": list(system.classes.values())},
+        "optimizerData": {"optimizer": spec},
+        "serverData": {"servers": servers},
+    }
+    answer: dict[str, Any] = await optimizer.json("POST", "/optimizeOne", {"system": encode(body)})
+    await actuator.json("POST", "/update", answer)
+    return answer

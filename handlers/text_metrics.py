@@ -7,6 +7,7 @@ from typing import Any
 from .base import Request
 from .engine.interface import EngineLike, Stats
 from .generation import GenerationEvent
+from .metrics import MetricTypes
 
 EVERY_SECONDS = 1.0
 TOTALS = {  # metric → counter of Stats
@@ -47,10 +48,10 @@ class TextMetrics:
 
     def observe(self, name: str, seconds: float) -> None:
         if self._metrics is not None:
-            self._metrics.add_metric(name, value=seconds * 1000, unit="ms", metric_type=_histogram(self._metrics))
+            self._metrics.add_metric(name, value=seconds * 1000, unit="ms", metric_type=MetricTypes.HISTOGRAM)
 
     def _gauge(self, name: str, value: float) -> None:
-        self._metrics.add_metric(name, value=value, unit="")
+        self._metrics.add_metric(name, value=value, unit="", metric_type=MetricTypes.GAUGE)
 
 
 class Watch:
@@ -70,7 +71,3 @@ class Watch:
 
     def done(self) -> None:
         self._metrics.observe("LlmRequestTime", self._clock() - self._arrived)
-
-
-def _histogram(metrics: Any) -> Any:
-    return getattr(metrics, "HISTOGRAM", None)

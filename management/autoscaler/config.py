@@ -128,3 +128,9 @@ def _cast(known: Any, value: Any, where: str) -> Any:
     if number and (kind is float or value == int(value)):
         return kind(value)
     raise AutoscalerConfigError(f"{where}: {value!r} can't be used as {kind.__name__}")
+
+
+def sleeps(model_yaml: Mapping[str, Any]) -> bool:
+    """Whether a model may be without workers, so that a request for it must wake one."""
+    section = model_yaml.get("slo")
+    return isinstance(section, Mapping) and bool(section.get("idle_seconds"))

@@ -1,0 +1,282 @@
+"""The whole server, as a user starts it: what happens to requests when clients, workers and versions come and go."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+import flambeau
+
+from .conftest import Client, until
+from .test_server import free_port
+
+HANDLER = """
+import json, os, time
+
+VERSION = "{version}"
+
+def handle(data, context):
+    if data is None:
+        return None
+    return [answer(row, context) for row in data]
+
+def answer(row, context):
+    body = row.get("body", b"")
+    wish = body if isinstance(body, dict) else {{}}
+    if "sleep" in wish:
+        time.sleep(wish["sleep"])
+    if "log" in wish:
+        with open(wish["log"], "a") as log:
+            log.write(str(wish["tag"]) + "\\n")
+    return {{"version": VERSION, "pid": os.getpid(), "tag": wish.get("tag"), "fields": len(row)}}
+"""
+
+
+MULTIPART = "multipart/form-data; boundary=b"
+PART = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
+
+
+class Server:
+    """`base` and `management` are URLs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        ports = {"inference": self.port, "management": free_port(), "metrics": free_port()}
+        self.base, self.management, _ = [f"http://127.0.0.1:{port}" for port in ports.values()]
+        store = folder / "store"
+        for version in ("1.0", "2.0"):
+            self._archive(store / f"m{version}", version)
+        lines = [f"{name}_address=http://127.0.0.1:{port}" for name, port in ports.items()]
+        (folder / "config.properties").write_text("\n".join([*lines, f"model_store={store}", "http_processes=2"]))
+        command = [sys.executable, "-m", "flambeau.management.server", "--start", "--foreground", "--ncs"]
+        self.process = subprocess.Popen(
+            [*command, "--ts-config", str(folder / "config.properties"), "--enable-model-api", "--disable-token-auth"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(flambeau.__file__).parents[1])},
+            stdout=(folder / "out").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 30
+        while not self._is_up():
+            assert time.monotonic() < deadline and self.process.poll() is None, (folder / "out").read_text()
+            time.sleep(0.05)
+
+    def _archive(self, folder: Path, version: str) -> None:
+        (folder / "MAR-INF").mkdir(parents=True)
+        (folder / "handler.py").write_text(HANDLER.format(version=version))
+        model = {"modelName": "m", "handler": "handler.py", "modelVersion": version}
+        (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
+
+    def _is_up(self) -> bool:
+        try:
+            return requests.get(self.base + "/ping", timeout=1).ok
+        except requests.ConnectionError:
+            return False
+
+    def register(self, name: str, version: str = "1.0", **parameters: object) -> None:
+        query = {"url": str(self.folder / "store" / f"m{version}"), "model_name": name, "initial_workers": 1, **parameters}
+        answer = requests.post(self.management + "/models", params=query, timeout=30)
+        assert answer.status_code == 200, answer.text
+
+    def workers(self, name: str) -> list[dict]:
+        return requests.get(f"{self.management}/models/{name}", timeout=10).json()[0]["workers"]
+
+    async def client(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            finally:
+                self.process.kill()
+
+
+def asked(**wish: object) -> tuple[bytes, dict[str, str]]:
+    return json.dumps(wish).encode(), {"Content-Type": "application/json"}
+
+
+async def predict(client: Client, model: str, **wish: object):
+    body, headers = asked(**wish)
+    return await client.ask(f"/predictions/{model}", body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = Server(tmp_path_factory.mktemp("real"))
+    yield started
+    started.stop()
+
+
+async def load(server: Server, model: str, stop: asyncio.Event, clients: int = 8) -> list:
+    """Keep-alive clients that ask until told to stop: every answer, and when it was asked for."""
+
+    async def one() -> list:
+        client, answers = await server.client(), []
+        while not stop.is_set():
+            begun = time.monotonic()
+            answers.append((begun, await predict(client, model)))
+            if answers[-1][1].status >= 400:
+                client = await server.client()
+        client.writer.close()
+        return answers
+
+    return [answer for answers in await asyncio.gather(*(one() for _ in range(clients))) for answer in answers]
+
+
+def test_a_worker_killed_under_load_costs_at_most_its_requests_in_flight_and_is_back(server):
+    server.register("killed", initial_workers=2)
+
+    async def scenario():
+        stop = asyncio.Event()
+        loading = asyncio.create_task(load(server, "killed", stop))
+        await asyncio.sleep(0.3)
+        victim = (await asyncio.to_thread(server.workers, "killed"))[0]
+
+        os.kill(victim["pid"], signal.SIGKILL)
+
+        deadline = time.monotonic() + 15
+        while True:
+            workers = await asyncio.to_thread(server.workers, "killed")
+            if [w["status"] for w in workers] == ["READY"] * 2 and victim["pid"] not in [w["pid"] for w in workers]:
+                break
+            assert time.monotonic() < deadline, workers
+            await asyncio.sleep(0.1)
+        stop.set()
+        answers = [answer for _, answer in await loading]
+        failed = [answer for answer in answers if answer.status != 200]
+        assert len(failed) <= 8  # one per client
+        assert all(b"Worker died" in answer.body for answer in failed)
+        assert len({json.loads(answer.body)["pid"] for answer in answers if answer.status == 200}) >= 2
+
+    asyncio.run(scenario())
+
+
+def test_a_version_switch_under_load_fails_nothing_and_is_seen_at_once(server):
+    server.register("switched", "1.0", initial_workers=1)
+
+    async def scenario():
+        stop = asyncio.Event()
+        loading = asyncio.create_task(load(server, "switched", stop))
+
+        def switch() -> float:
+            server.register("switched", "2.0", initial_workers=1)
+            answer = requests.put(server.management + "/models/switched/2.0/set-default", timeout=30)
+            switched = time.monotonic()
+            assert answer.status_code == 200
+            assert requests.delete(server.management + "/models/switched/1.0", timeout=30).status_code == 200
+            return switched
+
+        switched = await asyncio.to_thread(switch)
+        await asyncio.sleep(0.2)
+        stop.set()
+        answers = await loading
+        assert [answer.status for _, answer in answers if answer.status != 200] == []
+        assert {json.loads(answer.body)["version"] for begun, answer in answers if begun > switched} == {"2.0"}
+        assert {json.loads(answer.body)["version"] for _, answer in answers} == {"1.0", "2.0"}
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_leaves_is_not_run(server, tmp_path):
+    server.register("left", initial_workers=1)
+    log = tmp_path / "ran"
+
+    async def scenario():
+        busy, leaving, staying = [await server.client() for _ in range(3)]
+        body, headers = asked(sleep=0.4)
+        busy.send("/predictions/left", body, headers=headers)
+        await asyncio.sleep(0.1)
+        for tag, client in (("left", leaving), ("stayed", staying)):
+            body, headers = asked(log=str(log), tag=tag)
+            client.send("/predictions/left", body, headers=headers)
+        await asyncio.sleep(0.05)
+
+        leaving.writer.close()
+
+        assert (await staying.answer()).status == 200
+        assert log.read_text() == "stayed\n"
+
+    asyncio.run(scenario())
+
+
+def test_half_sent_and_idle_connections_leave_ping_fast(server):
+    async def scenario():
+        half = [await server.client() for _ in range(32)]
+        for client in half:
+            client.writer.write(b"POST /predictions/m HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+        idle = [await server.client() for _ in range(1000)]
+        times = []
+        for _ in range(10):
+            client = await server.client()
+            begun = time.perf_counter()
+            assert (await client.ask("/ping", method="GET")).status == 200
+            times.append(time.perf_counter() - begun)
+        assert sorted(times)[5] < 0.05
+        for client in half + idle:
+            client.writer.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        pytest.param("application/json", b"[" * 100_000, id="deep JSON"),
+        pytest.param("application/json", b'{"x": NaN, "y": 1e999}', id="NaN and infinity"),
+        pytest.param(MULTIPART, PART * 100_000 + b"--b--\r\n", id="100,000 parts"),
+        pytest.param("multipart/form-data", PART, id="no boundary"),
+        pytest.param(MULTIPART, PART[:40], id="half a part"),
+        pytest.param("application/x-www-form-urlencoded", b"a=1&" * 200_000, id="200,000 fields"),
+        pytest.param("text/plain; charset=utf-32", b"\xff\xfe\xfd", id="text that is none"),
+    ],
+)
+def test_hostile_bodies_leave_the_worker_alive(server, content_type, body):
+    if not requests.get(server.management + "/models/hostile", timeout=10).ok:
+        server.register("hostile")
+    pid = server.workers("hostile")[0]["pid"]
+
+    begun = time.monotonic()
+    url, headers = server.base + "/predictions/hostile", {"Content-Type": content_type}
+    answer = requests.post(url, data=body, headers=headers, timeout=20)
+
+    assert answer.status_code < 500, answer.text
+    assert time.monotonic() - begun < 5
+    assert requests.post(server.base + "/predictions/hostile", timeout=10).json()["pid"] == pid
+
+
+def test_sigterm_answers_what_there_is_and_leaves_nothing_behind(tmp_path):
+    server = Server(tmp_path)
+    server.register("m", initial_workers=1)
+    left = psutil.Process(server.process.pid).children(recursive=True)
+
+    async def scenario():
+        busy, idle, half = [await server.client() for _ in range(3)]
+        await idle.ask("/ping", method="GET")
+        half.writer.write(b"GET /ping HTTP/1.1\r\nHo")
+        body, headers = asked(sleep=1)
+        busy.send("/predictions/m", body, headers=headers)
+        await asyncio.sleep(0.2)
+
+        begun = time.monotonic()
+        server.process.terminate()
+
+        assert (await busy.answer()).status == 200
+        await asyncio.to_thread(server.process.wait, 10)
+        assert time.monotonic() - begun < 0.8 + 1.5
+        await until(lambda: not any(process.is_running() for process in left))
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        server.stop()

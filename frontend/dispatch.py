@@ -44,6 +44,7 @@ class ModelQueue:
 
         The requests of a `sequence` go to one worker, which orders them.
         """
+        self.metrics.arrived += 1
         if self.outstanding >= self._limit or not self._open:
             self._refuse_or_wait()
         self.outstanding += 1

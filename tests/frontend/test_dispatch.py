@@ -27,6 +27,8 @@ def test_of_n_plus_k_requests_beyond_the_one_that_runs_exactly_k_are_refused_at_
         assert sorted(task.result().status for task in done) == [503] * 3
         assert all(task.result().headers["retry-after"] == "1" for task in done)
         assert len(waiting) == 5
+        metrics = plane.app.metrics.model("m", "1.0")
+        assert (metrics.arrived, metrics.rejected) == (9, 3)
         assert time.perf_counter() - begun < 1
         while waiting:
             worker.release()

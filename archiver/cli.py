@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="torch-model-archiver", description="Torch Model Archiver Tool")
     add = made.add_argument
     add("--model-name", required=True, help="name of the model; the archive is named after it")
-    add("--version", "-v", required=True, help="version of the model")
     add("--handler", required=True, help="built-in handler's name, a Python file, file:function or file.py:function")
+    add("-v", "--version", required=True, help="version of the model")
     add("--serialized-file", type=Path, help="the weights: .pt or .pth, a state dict (with --model-file), or TorchScript")
     add("--model-file", type=Path, help="the Python file with the one class of the network, for a state dict")
     add("--extra-files", default="", help="more files, comma-separated: files, patterns, folders (their contents)")
@@ -26,9 +26,9 @@ def parser() -> argparse.ArgumentParser:
         "--archive-format", default="default", choices=["default", "zip-store", "tgz", "no-archive"],
         help="default: .mar; zip-store: .mar, uncompressed; tgz: .tar.gz; no-archive: a folder",
     )  # fmt: skip
-    add("--force", "-f", action="store_true", help="overwrite what is there under this name")
-    add("--requirements-file", "-r", type=Path, help="pip requirements of the model")
-    add("--config-file", "-c", type=Path, help="the model's YAML")
+    add("-f", "--force", action="store_true", help="overwrite what is there under this name")
+    add("-r", "--requirements-file", type=Path, help="pip requirements of the model")
+    add("-c", "--config-file", type=Path, help="the model's YAML")
     return made
 
 

@@ -1,6 +1,7 @@
 """Making archives: `.mar` (zip), zip-store, `.tar.gz`, or a plain folder, as torch-model-archiver makes them."""
 
 import glob
+import logging
 import os
 import shutil
 import tarfile
@@ -20,7 +21,10 @@ BUILT_IN_HANDLERS = (
     "base_handler", "image_classifier", "image_segmenter", "object_detector", "text_classifier", "dali_image_classifier",
     "vllm_handler", "trt_llm_handler", "text_generation", "chat", "embedding", "scoring", "mock_text",
 )  # fmt: skip
+NATIVE_HANDLERS = ("BaseHandler", "TorchScriptHandler")  # of the original's C++ backend
+UNWANTED_FOLDERS = ("__MACOSX", "__pycache__")  # and those whose name starts with a dot
 CHUNK = 1 << 20
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
 
@@ -59,7 +63,7 @@ def pack(request: PackRequest, progress: Progress | None = None) -> Path:
         raise PackingError(
             f"{target} already exists.\nPlease specify --force/-f option to overwrite the model archive output file."
         )
-    handler_file, handler = split_handler(request.handler)
+    handler_file, handler = split_handler(request.handler, request.runtime)
     files = collect(request, handler_file)
     manifest = Manifest(
         model_name=request.model_name,
@@ -76,17 +80,18 @@ def pack(request: PackRequest, progress: Progress | None = None) -> Path:
     return target
 
 
-def split_handler(handler: str) -> tuple[Path | None, str]:
-    """The file to pack (None for a built-in name), and what the manifest says: `file.py` or `file:function`."""
-    if handler in BUILT_IN_HANDLERS:
+def split_handler(handler: str, runtime: str = "python") -> tuple[Path | None, str]:
+    """The file to pack (None for a built-in name), and what the manifest says: `file.py`, `file` or `file:function`."""
+    if handler in (NATIVE_HANDLERS if runtime == "LSP" else BUILT_IN_HANDLERS):
         return None, handler
     path, _, function = handler.rpartition(":") if ":" in handler else (handler, "", "")
-    file = Path(path if path.endswith(".py") else f"{path}.py")
+    suffix = ".so" if runtime == "LSP" else ".py"
+    file = Path(path if path.endswith(suffix) else path + suffix)
     if not file.is_file():
         raise PackingError(
             f"Unable to find the handler file {file} (a file, file:function, or one of {', '.join(BUILT_IN_HANDLERS)})."
         )
-    return file, f"{file.stem}:{function}" if function else file.name
+    return file, f"{file.stem}:{function}" if function else Path(path).name
 
 
 def collect(request: PackRequest, handler_file: Path | None) -> dict[str, Path]:
@@ -99,8 +104,10 @@ def collect(request: PackRequest, handler_file: Path | None) -> dict[str, Path]:
         _add(files, path.name, path)
     for pattern in request.extra_files:
         matches = [Path(match) for match in sorted(glob.glob(pattern.strip()))]
+        if not matches and not glob.has_magic(pattern):
+            raise PackingError(f"File does not exist: {pattern.strip()}")
         if not matches:
-            raise PackingError(f"Extra file {pattern.strip()} does not exist.")
+            log.warning("Given wildcard pattern did not match any file: %s", pattern.strip())
         for match in matches:
             _add_extra(files, match)
     return files
@@ -110,9 +117,11 @@ def _add_extra(files: dict[str, Path], match: Path) -> None:
     if match.is_file():
         _add(files, match.name, match)
         return
-    for path in sorted(match.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            _add(files, path.relative_to(match).as_posix(), path)
+    for folder, below, names in os.walk(match):
+        below[:] = sorted(name for name in below if name not in UNWANTED_FOLDERS and not name.startswith("."))
+        for path in (Path(folder, name) for name in sorted(names)):
+            if path.is_file():
+                _add(files, path.relative_to(match).as_posix(), path)
 
 
 def _add(files: dict[str, Path], name: str, path: Path) -> None:
@@ -189,8 +198,8 @@ def _write_zip(staging: Path, request: PackRequest, files: dict[str, Path], mani
 
 
 def _write_tar(staging: Path, request: PackRequest, files: dict[str, Path], manifest: Manifest, report: _Report) -> None:
-    """One root folder named after the model, as the original has it."""
-    with tempfile.NamedTemporaryFile() as text, tarfile.open(staging, "w:gz", compresslevel=6) as archive:
+    """One root folder named after the model, as the original has it. What is linked to is packed, never a link."""
+    with tempfile.NamedTemporaryFile() as text, tarfile.open(staging, "w:gz", compresslevel=6, dereference=True) as archive:
         for name, path in files.items():
             archive.add(path, f"{request.model_name}/{name}", filter=_plain)
             report.copied(path.stat().st_size)

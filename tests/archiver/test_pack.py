@@ -1,9 +1,12 @@
 import json
+import os
 import zipfile
 
 import pytest
 
 from flambeau.archiver.cli import main
+from flambeau.archiver.pack import PackRequest, pack
+from flambeau.archiver.unpack import open_archive
 
 
 @pytest.fixture
@@ -49,7 +52,11 @@ def test_an_archive_is_overwritten_only_when_told(archive, tmp_path):
     ("arguments", "complaint"),
     [
         pytest.param(["--handler", "nowhere.py"], "Unable to find the handler", id="no such handler"),
-        pytest.param(["--handler", "base_handler", "--extra-files", "no*such"], "does not exist", id="no such extra file"),
+        pytest.param(
+            ["--handler", "base_handler", "--extra-files", "no-such"],
+            "File does not exist: no-such",
+            id="no such extra file",
+        ),
         pytest.param(["--handler", "base_handler", "--model-name", "a/b"], "special characters", id="a path as name"),
     ],
 )
@@ -57,3 +64,24 @@ def test_what_cannot_be_packed_is_said(archive, arguments, complaint, tmp_path):
     with pytest.raises(SystemExit, match=complaint):
         archive(*arguments)
     assert not list(tmp_path.glob(".packing-*"))
+
+
+@pytest.mark.parametrize("archive_format", ["default", "tgz", "no-archive"])
+def test_links_are_followed_and_hidden_folders_left_out(tmp_path, archive_format):
+    """Snapshots of the Hugging Face cache are folders of links."""
+    (tmp_path / "snapshot" / ".git").mkdir(parents=True)
+    (tmp_path / "snapshot" / ".git" / "config").write_text("")
+    (tmp_path / "blob").write_text("weights")
+    (tmp_path / "snapshot" / "model.bin").symlink_to(tmp_path / "blob")
+    os.link(tmp_path / "blob", tmp_path / "snapshot" / "twin.bin")
+
+    packed = pack(
+        PackRequest(
+            model_name="m", version="1.0", handler="base_handler", extra_files=[str(tmp_path / "snapshot")],
+            archive_format=archive_format, export_path=tmp_path,
+        )
+    )  # fmt: skip
+
+    folder = open_archive(packed, tmp_path / "models").model_dir
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["MANIFEST.json", "model.bin", "twin.bin"]
+    assert (folder / "model.bin").read_text() == "weights"

@@ -118,8 +118,7 @@ class Server:
         if self._master:
             await self._master.stop(drain + 5)
         await asyncio.wait({asyncio.create_task(self.control.stop(drain))}, timeout=drain)
-        for listener in self._listeners:
-            await listener.stop()
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
         self._children.kill_all()
         self._runtime.remove()
         self._unannounce()

@@ -78,7 +78,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "startTime": worker.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "status": {State.READY: "READY", State.FAILED: "FAILED", State.STOPPING: "UNLOADING"}.get(worker.state, "LOADING"),
         "memoryUsage": _memory(worker.pid),
-        "pid": worker.pid or -1,
+        "pid": worker.pid,  # null while there is no process: a number such as -1 would make `kill` mean everybody
         "gpu": on_gpu,
         "gpuUsage": f"gpuId::{worker.gpu_id}" if on_gpu else "N/A",
     }

@@ -99,7 +99,7 @@ class LanguageModel:
 
     def step(self) -> bool:
         busy = self.engine.step()
-        self.metrics.look()
+        self.metrics.look(busy)
         return busy
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class Generation:
         finish, reason = event.finish, event.stop_reason
         if piece.stopped_by is not None:
             if finish is None:
-                self._engine.abort(self.handle, event.index)
+                self._engine.complete(self.handle, event.index)
             self._send(choice, event, piece, "stop", piece.stopped_by)
         elif finish is not None:
             rest = choice.stream.finish()

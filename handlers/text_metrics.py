@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from .base import Request
 from .engine.interface import EngineLike, Stats
 from .generation import GenerationEvent
-from .metrics import MetricTypes
+from .metrics import Metrics, MetricTypes
 
 EVERY_SECONDS = 1.0
 TOTALS = {  # metric → counter of Stats
@@ -23,24 +22,25 @@ TOTALS = {  # metric → counter of Stats
 class TextMetrics:
     """`metrics` is the worker's store, or None in tests."""
 
-    def __init__(self, engine: EngineLike, metrics: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: EngineLike, metrics: Metrics | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine, self._metrics, self._clock = engine, metrics, clock
         self._told = Stats()
         self._next = 0.0
 
-    def look(self) -> None:
-        """Tell what changed since the last time; cheap when it is not yet time, or nothing did."""
+    def look(self, busy: bool) -> None:
+        """Tell what changed since the last time: when it is time, or when the engine comes to rest."""
         now = self._clock()
-        if self._metrics is None or now < self._next:
+        if self._metrics is None or (busy and now < self._next):
             return
         self._next = now + EVERY_SECONDS
         stats, told = self._engine.stats(), self._told
         for name, counter in TOTALS.items():
             if more := getattr(stats, counter) - getattr(told, counter):
                 self._metrics.add_counter(name, more)
-        self._gauge("LlmRequestsRunning", stats.running)
-        self._gauge("LlmRequestsWaiting", stats.waiting)
-        self._gauge("LlmKvCacheUsage", stats.kv_tokens_used / max(stats.kv_tokens, 1))
+        usage = stats.kv_tokens_used / max(stats.kv_tokens, 1)
+        self._metrics.add_metric("LlmRequestsRunning", stats.running, metric_type=MetricTypes.GAUGE)
+        self._metrics.add_metric("LlmRequestsWaiting", stats.waiting, metric_type=MetricTypes.GAUGE)
+        self._metrics.add_metric("LlmKvCacheUsage", usage, metric_type=MetricTypes.GAUGE)
         self._told = stats
 
     def watch(self, request: Request) -> "Watch":
@@ -48,26 +48,26 @@ class TextMetrics:
 
     def observe(self, name: str, seconds: float) -> None:
         if self._metrics is not None:
-            self._metrics.add_metric(name, value=seconds * 1000, unit="ms", metric_type=MetricTypes.HISTOGRAM)
-
-    def _gauge(self, name: str, value: float) -> None:
-        self._metrics.add_metric(name, value=value, unit="", metric_type=MetricTypes.GAUGE)
+            self._metrics.add_time(name, seconds * 1000, metric_type=MetricTypes.HISTOGRAM)
 
 
 class Watch:
-    """The times of one request: first token, between tokens, whole."""
+    """The times of one request: to its first token, between tokens on average, whole."""
 
     def __init__(self, metrics: TextMetrics, arrived: float, clock: Callable[[], float]) -> None:
         self._metrics, self._arrived, self._clock = metrics, arrived, clock
-        self._last: float | None = None
+        self._first: float | None = None
+        self._more = 0  # tokens after the first event
 
     def saw(self, event: GenerationEvent) -> None:
-        now = self._clock()
-        if self._last is None:
-            self._metrics.observe("LlmTimeToFirstToken", now - self._arrived)
-        elif event.token_ids:
-            self._metrics.observe("LlmInterTokenLatency", (now - self._last) / len(event.token_ids))
-        self._last = now
+        if self._first is None:
+            self._first = self._clock()
+            self._metrics.observe("LlmTimeToFirstToken", self._first - self._arrived)
+        else:
+            self._more += len(event.token_ids)
 
     def done(self) -> None:
-        self._metrics.observe("LlmRequestTime", self._clock() - self._arrived)
+        now = self._clock()
+        if self._first is not None and self._more:
+            self._metrics.observe("LlmInterTokenLatency", (now - self._first) / self._more)
+        self._metrics.observe("LlmRequestTime", now - self._arrived)

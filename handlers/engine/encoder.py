@@ -43,6 +43,9 @@ class EncoderEngine:
         if self._waiting.pop(handle, None):
             self._aborted += 1
 
+    def complete(self, handle: int, index: int) -> None:
+        self.abort(handle)
+
     def step(self) -> bool:
         batch = self._take()
         if batch:

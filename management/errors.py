@@ -59,3 +59,7 @@ class Forbidden(ManagementError):
 
 class BrokenBody(ManagementError):
     """A body that is no JSON; TorchServe answers it as its own fault, and so do we."""
+
+
+class TokenRefused(ManagementError):
+    """No key, a wrong one, or one that has expired."""

@@ -17,7 +17,7 @@ from typing import Any
 from flask import Blueprint
 
 from .. import __version__
-from . import addresses, api, sockets
+from . import addresses, api, guard, sockets
 from .adapter import Listener
 from .control import ControlPlane
 from .devices import GpuRoundRobin, count_gpus
@@ -33,6 +33,7 @@ from .routing import RouteWriter
 from .runtime import RuntimeFolder
 from .settings import Loaded
 from .startup import Plan, arrange, first_models, greeting, parser
+from .tokens import Tokens
 from .translate import cors_headers, frontend_options
 
 logger = logging.getLogger(__name__)
@@ -65,18 +66,22 @@ class Server:
         self._loop = asyncio.get_running_loop()
         inference = addresses.parse(settings.inference_address)
         sockets.require_free(inference)
+        self._access = guard.decide(settings, os.environ)
         control_sockets = self._open_sockets()
         self._runtime = RuntimeFolder(Path(settings.runtime_dir) if settings.runtime_dir else None)
         self.logs = open_logs(plan.logs, plan.metrics_logs, debug=settings.debug, console=plan.console)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._asked_to_stop)
+        self._tokens = self._make_tokens() if self._access.any_tokens else None
         self._children = Children()
         self.metrics = Metrics()
         self.control = self._control_plane()
         self._standing = True
         self.control.publish()
         self._serve(control_sockets)
-        write_options(self._runtime.path, frontend_options(settings, self.logs, __version__))
+        write_options(
+            self._runtime.path, frontend_options(settings, self.logs, __version__, tokens=self._access.inference_tokens)
+        )
         self._master = HttpMaster(self._children, self._runtime.path, self._environment())
         await self._master.ready(inference, READY_SECONDS)
         logger.info("%s", greeting(settings))
@@ -131,6 +136,13 @@ class Server:
         if self._signals > 1:
             self._children.kill_all()
 
+    def _make_tokens(self) -> Tokens:
+        settings = self._settings
+        key_file = Path(settings.key_file or "key_file.json")
+        tokens = Tokens(key_file, self._runtime.path / "inference_keys.json", settings.token_expiration_min * 60)
+        logger.info("Requests need tokens; they stand in %s", key_file)
+        return tokens
+
     def _open_sockets(self) -> dict[str, Any]:
         settings = self._settings
         management, metrics = addresses.parse(settings.management_address), addresses.parse(settings.metrics_address)
@@ -171,22 +183,20 @@ class Server:
             self._listen([scrape], opened["metrics"], settings.metrics_address)
 
     def _verbs(self) -> Blueprint:
-        return api.management(self.control, self._call, model_api=self._model_api)
+        tokens = self._tokens if self._access.management_tokens else None
+        return api.management(self.control, self._call, model_api=self._access.model_api, tokens=tokens)
 
     def _listen(self, blueprints: list[Any], socket: Any, address: str = "") -> None:
         settings = self._settings
         tls: dict[str, Any] = {}
         if address.startswith("https:"):
             tls = {"ssl_certfile": settings.certificate_file, "ssl_keyfile": settings.private_key_file}
-        app = api.create_app(blueprints, cors_headers(settings))
+        check = guard.browser_check(settings, address) if address else None  # HTTP processes have checked what they pass on
+        status = 400 if settings.compat else settings.token_auth_status
+        app = api.create_app(blueprints, cors_headers(settings), check=check, token_status=status)
         listener = Listener(app, [socket], max_body_bytes=settings.max_request_size, **tls)
         listener.start()
         self._listeners.append(listener)
-
-    @property
-    def _model_api(self) -> bool:
-        enabled = self._settings.enable_model_api
-        return addresses.parse(self._settings.management_address).loopback if enabled is None else enabled
 
     @property
     def _metrics_enabled(self) -> bool:

@@ -30,7 +30,7 @@ def frontend_options(settings: Settings, logs: Logs, version: str, *, tokens: bo
         "allowed_hosts": allowed_hosts(settings),
         "queue_full_status": settings.full_queue_status,
         "token_authorization": tokens,
-        "token_status": settings.token_auth_status,
+        "token_status": 400 if settings.compat else settings.token_auth_status,
         "same_port": inference in others,
         "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),
         "health_route": os.environ.get("AIP_HEALTH_ROUTE"),

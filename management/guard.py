@@ -1,0 +1,93 @@
+"""Who may use the control plane's HTTP: no browser that somebody else's page led here, and where tokens are on, who has one.
+
+`Access` is decided once, from the settings, and refuses to start what would be open to the network. Not for: the HTTP
+processes, whose `frontend.gate` does the same for inference.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from flask import request
+
+from .addresses import parse
+from .errors import Forbidden, StartError
+from .settings import Settings
+from .tokens import Tokens
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+OPEN_PATHS = {"/api-description"}  # as in TorchServe
+# Platforms that bind to every address inside a network of their own, with a configuration we must take as it is.
+PLATFORMS = ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_SAFE_PORT_RANGE", "AIP_MODE")
+
+
+@dataclass(frozen=True)
+class Access:
+    inference_tokens: bool
+    management_tokens: bool
+    model_api: bool  # models may be registered and deleted over HTTP
+
+    @property
+    def any_tokens(self) -> bool:
+        return self.inference_tokens or self.management_tokens
+
+
+def decide(settings: Settings, environ: Mapping[str, str]) -> Access:
+    """StartError when the management API would be open to whoever reaches this machine."""
+    inference, management = parse(settings.inference_address), parse(settings.management_address)
+    switch = settings.disable_token_authorization
+    on_inference = not inference.loopback if switch is None else not switch
+    on_management = not management.loopback if switch is None else not switch
+    if not management.loopback and not on_management:
+        if not (settings.insecure or settings.compat or any(name in environ for name in PLATFORMS)):
+            raise StartError(
+                f"management_address={settings.management_address} is reachable from the network and "
+                "disable_token_authorization=true: whoever reaches it runs code here. Bind it to 127.0.0.1, "
+                "leave the tokens on, or say --insecure"
+            )
+        logger.warning("The management API at %s is open to the network", management.url)
+    enabled = settings.enable_model_api
+    return Access(on_inference, on_management, management.loopback or on_management if enabled is None else enabled)
+
+
+def token_check(tokens: Tokens) -> Callable[[], None]:
+    """For a blueprint's before_request: the management key; for /token the API key."""
+
+    def check() -> None:
+        if request.path in OPEN_PATHS or (request.path == "/" and request.method == "OPTIONS"):
+            return
+        tokens.check("API" if request.path == "/token" else "management", request.headers.get("Authorization"))
+
+    return check
+
+
+def browser_check(settings: Settings, address: str) -> Callable[[], None]:
+    """For an application's before_request: DNS rebinding and cross-site requests end here, whatever the method."""
+    hosts, origin_allowed = known_hosts(settings, address), settings.cors_allowed_origin
+
+    def check() -> None:
+        host = request.headers.get("Host", "")
+        if hosts is not None and host and _name(host) not in hosts:
+            raise Forbidden("The Host header names no host of this server; allowed_hosts may list it.")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin_allowed not in ("*", origin) and urlsplit(origin).netloc != host:
+            raise Forbidden("Requests of this Origin are not allowed; cors_allowed_origin may name it.")
+
+    return check
+
+
+def known_hosts(settings: Settings, address: str) -> set[str] | None:
+    """None: any. A server that other machines reach can't know its names, so there only a list restricts."""
+    listed = {name.strip().lower() for name in (settings.allowed_hosts or "").split(",") if name.strip()}
+    bound = parse(address)
+    if "*" in listed or (not listed and not bound.loopback):
+        return None
+    return LOOPBACK | listed | ({bound.host} if bound.host else set())
+
+
+def _name(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() and (name.endswith("]") or ":" not in name) else host).lower()

@@ -5,24 +5,22 @@ Bodies are read by `openai_schema`, answers worded by `openai_answers`; this is 
 envelope, whatever raised them.
 """
 
-import asyncio
 import base64
 import functools
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
-from ..handlers.generation import EmbedRequest, GenerationEvent, TokenizeRequest, Usage
-from . import generating
-from . import openai_answers as answers
+from ..handlers.generation import EmbedRequest, TokenizeRequest
+from . import generating, openai_text
+from . import openai_body as body
 from . import openai_schema as schema
 from .dispatch import ModelQueue
 from .errors import ModelError, ModelNotFound, RequestError, headers_of, status_of
 from .models import Models
-from .openai_schema import Invalid, TextRequest
+from .openai_body import Invalid
+from .openai_text import sse
 from .options import FrontendOptions
 from .web import Request, Route
 
@@ -54,18 +52,14 @@ def guarded(handler: Callable[[Request], Awaitable[None]]) -> Callable[[Request]
         try:
             await handler(request)
         except (Invalid, RequestError) as error:
-            status, body, headers = failure(error)
+            status, words, headers = failure(error)
             if request.started:  # a stream: the error is its last event, and the missing [DONE] tells
-                await request.write(sse(body))
+                await request.write(sse(words))
                 request.cut()
             else:
-                await request.answer(status, body, headers=headers)
+                await request.answer(status, words, headers=headers)
 
     return wrapped
-
-
-def sse(document: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
 class OpenAI:
@@ -94,8 +88,9 @@ class OpenAI:
         }
 
     async def list_models(self, request: Request) -> None:
-        """GET /v1/models"""
-        await request.answer(200, {"object": "list", "data": [self._described(name) for name in sorted(self._names())]})
+        """GET /v1/models; KServe's v1 clients read `models`, which has those without a text engine too."""
+        data = [self._described(name) for name in sorted(self._names())]
+        await request.answer(200, {"object": "list", "data": data, "models": sorted(self._models.table.models)})
 
     async def one_model(self, request: Request) -> None:
         """GET /v1/models/{id}, with the longest context as `max_model_len`; KServe's v1 clients ask here for readiness."""
@@ -110,124 +105,23 @@ class OpenAI:
 
     async def complete(self, request: Request) -> None:
         """POST /v1/completions"""
-        await self._text(request, schema.completion(request.body))
+        await openai_text.answer(self._models, request, schema.completion(request.body))
 
     async def chat(self, request: Request) -> None:
         """POST /v1/chat/completions"""
-        await self._text(request, schema.chat(request.body))
-
-    async def _text(self, request: Request, wanted: TextRequest) -> None:
-        queue = self._models.find(wanted.model)
-        if wanted.streaming.wanted:
-            await self._stream(request, queue, wanted)
-        else:
-            await self._whole(request, queue, wanted)
-
-    def _head(self, request: Request, wanted: TextRequest, chunk: bool) -> dict[str, Any]:
-        kind = ("chat.completion.chunk" if chunk else "chat.completion") if wanted.chat else "text_completion"
-        prefix = "chatcmpl" if wanted.chat else "cmpl"
-        return {"id": f"{prefix}-{request.request_id}", "object": kind, "created": int(time.time()), "model": wanted.model}
-
-    async def _whole(self, request: Request, queue: ModelQueue, wanted: TextRequest) -> None:
-        async def one(at: int) -> list[tuple[int, GenerationEvent]]:
-            generation = wanted.requests[at]
-            events = [event async for event in generating.generate(self._models, queue, generation, request)]
-            return [(at * generation.sampling.n + event.index, event) for event in events]
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(at)) for at in range(len(wanted.requests))]
-        found = sorted((pair for task in tasks for pair in task.result()), key=lambda pair: pair[0])
-        usage = functools.reduce(answers.add, [event.usage for _, event in found if event.usage], Usage(0, 0))
-        body = self._head(request, wanted, chunk=False) | {
-            "choices": [answers.choice(wanted, index, event) for index, event in found],
-            "usage": answers.usage_of(usage),
-        }
-        await request.answer(200, body)
-
-    async def _stream(self, request: Request, queue: ModelQueue, wanted: TextRequest) -> None:
-        head = self._head(request, wanted, chunk=True)
-        usage, letters, texts = Usage(0, 0), dict[int, int](), dict[int, str]()
-        async for at, event in self._events(request, queue, wanted):
-            index = at * wanted.requests[at].sampling.n + event.index
-            if not request.started:
-                await request.start(200, "text/event-stream; charset=utf-8")
-            if wanted.chat and index not in letters:
-                await request.write(sse(head | {"choices": [answers.role_choice(index)]}))
-            offset = letters.get(index, 0)
-            letters[index] = offset + len(event.text)
-            usage = answers.add(usage, event.usage) if event.usage else usage
-            for choice in self._chunk_choices(wanted, index, event, offset, texts):
-                extra = (
-                    {"usage": answers.usage_of(usage)}
-                    if wanted.streaming.continuous_usage
-                    else {"usage": None}
-                    if wanted.streaming.usage
-                    else {}
-                )
-                await request.write(sse(head | {"choices": [choice]} | extra))
-        if wanted.streaming.usage:
-            await request.write(sse(head | {"choices": [], "usage": answers.usage_of(usage)}))
-        await request.write(b"data: [DONE]\n\n")
-        await request.finish()
-
-    def _chunk_choices(
-        self, wanted: TextRequest, index: int, event: GenerationEvent, offset: int, texts: dict[int, str]
-    ) -> list[dict[str, Any]]:
-        """A chat with tools is held back until it is known whether it is text or a call."""
-        if not wanted.tools:
-            return [answers.chunk_choice(wanted, index, event, offset)]
-        texts[index] = texts.get(index, "") + event.text
-        if event.finish_reason is None:
-            return []
-        calls = answers.tool_calls(wanted, texts[index])
-        last = msgspec.structs.replace(
-            event, text="" if calls else texts[index], finish_reason="tool_calls" if calls else event.finish_reason
-        )
-        return [*([answers.calls_choice(index, calls)] if calls else []), answers.chunk_choice(wanted, index, last, 0)]
-
-    async def _events(
-        self, request: Request, queue: ModelQueue, wanted: TextRequest
-    ) -> AsyncIterator[tuple[int, GenerationEvent]]:
-        """Those of all prompts as they come, each with its prompt's number."""
-        if len(wanted.requests) == 1:
-            async for event in generating.generate(self._models, queue, wanted.requests[0], request):
-                yield 0, event
-            return
-        arrived: asyncio.Queue[tuple[int, GenerationEvent] | None] = asyncio.Queue(maxsize=64)
-
-        async def pump(at: int) -> None:
-            async for event in generating.generate(self._models, queue, wanted.requests[at], request):
-                await arrived.put((at, event))
-
-        async def all_of_them() -> None:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for at in range(len(wanted.requests)):
-                        group.create_task(pump(at))
-            finally:
-                await arrived.put(None)
-
-        task = asyncio.ensure_future(all_of_them())
-        try:
-            while (pair := await arrived.get()) is not None:
-                yield pair
-            await task
-        finally:
-            task.cancel()
+        await openai_text.answer(self._models, request, schema.chat(request.body))
 
     # vectors and tokens
 
     async def embed(self, request: Request) -> None:
         """POST /v1/embeddings: texts or tokens in, floats or base64 of little-endian float32 out."""
-        given = schema.parse(request.body)
-        name = schema.text(given, "model")
+        given = body.parse(request.body)
+        name = body.text(given, "model")
         wanted = given.get("input")
         inputs: list[str | list[int]]
-        if isinstance(wanted, str) or schema.is_tokens(wanted):
+        if isinstance(wanted, str) or body.is_tokens(wanted):
             inputs = [wanted]  # type: ignore[list-item]
-        elif (
-            isinstance(wanted, list) and wanted and all(isinstance(item, str) or schema.is_tokens(item) for item in wanted)
-        ):
+        elif isinstance(wanted, list) and wanted and all(isinstance(item, str) or body.is_tokens(item) for item in wanted):
             inputs = wanted
         else:
             raise Invalid(
@@ -236,7 +130,7 @@ class OpenAI:
         encoding = given.get("encoding_format", "float")
         if encoding not in ("float", "base64"):
             raise Invalid("encoding_format: float or base64 is wanted.", "encoding_format")
-        dimensions = schema.whole(given, "dimensions", 1, 1, 1 << 20) if "dimensions" in given else None
+        dimensions = body.whole(given, "dimensions", 1, 1, 1 << 20) if "dimensions" in given else None
         answer = await generating.embed(
             self._models, self._models.find(name), EmbedRequest(inputs=inputs, dimensions=dimensions), request
         )
@@ -249,20 +143,20 @@ class OpenAI:
 
     async def tokenize(self, request: Request) -> None:
         """POST /tokenize"""
-        given = schema.parse(request.body)
+        given = body.parse(request.body)
         if "messages" in given:
             wanted = TokenizeRequest(messages=schema.messages_of(given))
         else:
-            special = schema.flag(given, "add_special_tokens", True)
-            wanted = TokenizeRequest(prompt=schema.text(given, "prompt"), add_special_tokens=special)
+            special = body.flag(given, "add_special_tokens", True)
+            wanted = TokenizeRequest(prompt=body.text(given, "prompt"), add_special_tokens=special)
         answer = await generating.tokenize(self._models, self._queue(given), wanted, request)
         ids = answer.ids or []
         await request.answer(200, {"tokens": ids, "count": len(ids), "max_model_len": answer.max_model_len})
 
     async def detokenize(self, request: Request) -> None:
         """POST /detokenize"""
-        given = schema.parse(request.body)
-        tokens = schema.token_list(given, "tokens")
+        given = body.parse(request.body)
+        tokens = body.token_list(given, "tokens")
         answer = await generating.tokenize(self._models, self._queue(given), TokenizeRequest(ids=tokens), request)
         await request.answer(200, {"prompt": answer.text or ""})
 

@@ -1,14 +1,10 @@
 """GenerationEvents as OpenAI's objects: whole answers and stream chunks. Pure functions; not for: routes."""
 
-import json
-import re
-import uuid
 from typing import Any
 
 from ..handlers.generation import GenerationEvent, TokenLogprob, Usage
 from .openai_schema import TextRequest
-
-FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "abort": "stop", "error": "stop"}
+from .openai_tools import Call, calls_in
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -37,12 +33,17 @@ def completion_logprobs(tokens: list[TokenLogprob], offset: int = 0) -> dict[str
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [
-            None if token.logprob is None else {token.token: token.logprob} | {name: value for _, name, value in token.top}
-            for token in tokens
-        ],
+        "top_logprobs": [_alternatives(token) for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
+    """By text; of tokens that read alike, the likelier one counts."""
+    if token.logprob is None:
+        return None
+    named = [*((name, value) for _, name, value in token.top), (token.token, token.logprob)]
+    return dict(sorted(named, key=lambda pair: pair[1]))
 
 
 def chat_logprobs(tokens: list[TokenLogprob], top: int) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def tokens_of(event: GenerationEvent) -> list[TokenLogprob]:
 
 def choice(wanted: TextRequest, index: int, event: GenerationEvent) -> dict[str, Any]:
     """One choice of a whole answer."""
-    finish = FINISH[event.finish_reason or "stop"]
+    finish = event.finish_reason
     if not wanted.chat:
         logprobs = completion_logprobs(tokens_of(event)) if wanted.logprobs else None
         return {
@@ -77,9 +78,11 @@ def choice(wanted: TextRequest, index: int, event: GenerationEvent) -> dict[str,
             "stop_reason": event.stop_reason,
         }
     message: dict[str, Any] = {"role": "assistant", "content": event.text}
-    if wanted.tools and (calls := tool_calls(wanted, event.text)):
-        message |= {"content": None, "tool_calls": calls}
-        finish = "tool_calls"
+    if wanted.tools.functions:
+        said, calls = calls_in(wanted.tools, event.text)
+        if calls:
+            message |= {"content": said or None, "tool_calls": calls}
+            finish = "tool_calls"
     logprobs = chat_logprobs(tokens_of(event), wanted.top_logprobs) if wanted.logprobs else None
     return {
         "index": index,
@@ -92,7 +95,7 @@ def choice(wanted: TextRequest, index: int, event: GenerationEvent) -> dict[str,
 
 def chunk_choice(wanted: TextRequest, index: int, event: GenerationEvent, offset: int) -> dict[str, Any]:
     """One choice of one chunk; the role has gone out before (`role_choice`)."""
-    finish = FINISH[event.finish_reason] if event.finish_reason else None
+    finish = event.finish_reason
     if not wanted.chat:
         logprobs = completion_logprobs(tokens_of(event), offset) if wanted.logprobs else None
         return {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": finish}
@@ -105,30 +108,6 @@ def role_choice(index: int) -> dict[str, Any]:
     return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
 
-def calls_choice(index: int, calls: list[dict[str, Any]]) -> dict[str, Any]:
+def calls_choice(index: int, calls: list[Call]) -> dict[str, Any]:
     numbered = [{"index": number, **call} for number, call in enumerate(calls)]
     return {"index": index, "delta": {"tool_calls": numbered}, "logprobs": None, "finish_reason": None}
-
-
-def tool_calls(wanted: TextRequest, text: str) -> list[dict[str, Any]]:
-    """The calls in an answer: constrained ones are JSON as a whole; free ones are what common templates train for."""
-    known = {tool["function"]["name"] for tool in wanted.tools}
-    pieces = re.findall(r"<tool_call>\s*(.*?)\s*</tool_call>", text, re.DOTALL) or [text.strip()]
-    calls = []
-    for piece in pieces:
-        try:
-            found = json.loads(piece)
-        except (ValueError, RecursionError):
-            continue
-        for call in found if isinstance(found, list) else [found]:
-            if isinstance(call, dict) and call.get("name") in known:
-                arguments = call.get("arguments", call.get("parameters", {}))
-                words = arguments if isinstance(arguments, str) else json.dumps(arguments)
-                calls.append(
-                    {
-                        "id": f"call_{uuid.uuid4().hex}",
-                        "type": "function",
-                        "function": {"name": call["name"], "arguments": words},
-                    }
-                )
-    return calls

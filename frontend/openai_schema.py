@@ -4,22 +4,18 @@ What can't be read raises Invalid with the parameter's name. Not for: routes and
 `openai_answers`.
 """
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..handlers.generation import GenerationRequest, Message, SamplingParams
+from .openai_body import Invalid, flag, is_tokens, number, parse, text, token_list, whole
+from .openai_tools import Tools, grammar_of, tools_of
 
+NO_TOOLS = Tools()
+MAX_LOGPROBS = 20
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_STOPS = 64
-
-
-class Invalid(Exception):
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.param = param
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -40,52 +36,17 @@ class TextRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     echo: bool = False
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    tool_choice: str = "none"  # "none", "auto", "required", or a function's name
-
-
-def parse(body: bytes) -> dict[str, Any]:
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Invalid(f"The body is no JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise Invalid("The body must be a JSON object.")
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def text(given: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = given.get(key, default)
-    if not isinstance(value, str):
-        raise Invalid(f"{key}: a string is wanted." if key in given else f"{key} is required.", key)
-    return value
-
-
-def flag(given: dict[str, Any], key: str, default: bool = False) -> bool:
-    value = given.get(key, default)
-    if not isinstance(value, bool):
-        raise Invalid(f"{key}: true or false is wanted.", key)
-    return value
-
-
-def number(given: dict[str, Any], key: str, default: float, low: float, high: float) -> float:
-    value = given.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise Invalid(f"{key}: a number between {low:g} and {high:g} is wanted, not {value!r}.", key)
-    return value
-
-
-def whole(given: dict[str, Any], key: str, default: int, low: int, high: int) -> int:
-    value = number(given, key, default, low, high)
-    if value != int(value):
-        raise Invalid(f"{key}: a whole number is wanted, not {value!r}.", key)
-    return int(value)
+    tools: Tools = NO_TOOLS
 
 
 def completion(body: bytes) -> TextRequest:
     """POST /v1/completions; `prompt` is a string, a list of strings, a list of tokens, or a list of lists of tokens."""
     given = parse(body)
-    logprobs = whole(given, "logprobs", -1, -1, 20)
+    if given.get("suffix"):
+        raise Invalid("suffix: texts with a gap are not supported.", "suffix")
+    if whole(given, "best_of", 1, 1, MAX_CHOICES) > whole(given, "n", 1, 1, MAX_CHOICES):
+        raise Invalid("best_of: more candidates than n are not supported.", "best_of")
+    logprobs = whole(given, "logprobs", -1, -1, MAX_LOGPROBS)
     echo = flag(given, "echo")
     sampling = sampling_of(given, default_max_tokens=16, logprobs=logprobs if logprobs >= 0 else None, echo=echo)
     requests = [
@@ -123,40 +84,30 @@ def prompts_of(given: dict[str, Any]) -> list[str | list[int]]:
     raise Invalid("prompt: a string, a list of strings, a list of tokens or a list of such lists is wanted.", "prompt")
 
 
-def is_tokens(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 1 << 31 for token in value)
-    )
-
-
 def chat(body: bytes) -> TextRequest:
     """POST /v1/chat/completions"""
     given = parse(body)
-    messages = messages_of(given)
-    tools, tool_choice = tools_of(given)
+    if "chat_template" in given:
+        raise Invalid("chat_template: templates come with the model; chat_template_kwargs go into it.", "chat_template")
+    tools = tools_of(given)
     logprobs = flag(given, "logprobs")
-    top = whole(given, "top_logprobs", 0, 0, 20)
+    top = whole(given, "top_logprobs", 0, 0, MAX_LOGPROBS)
     if top and not logprobs:
         raise Invalid("top_logprobs needs logprobs: true.", "top_logprobs")
-    grammar = tool_grammar(tools, tool_choice) or grammar_of(given)
-    sampling = sampling_of(given, default_max_tokens=None, logprobs=top if logprobs else None, grammar=grammar)
     continued = flag(given, "continue_final_message")
     request = GenerationRequest(
-        messages=messages,
-        tools=tools or None,
+        messages=messages_of(given),
+        tools=[{"type": "function", "function": function} for function in tools.functions] or None,
         add_generation_prompt=flag(given, "add_generation_prompt", not continued),
         continue_final_message=continued,
-        template_options=given.get("chat_template_kwargs", {}),
-        sampling=sampling,
+        template_options=options_of(given, "chat_template_kwargs"),
+        sampling=sampling_of(given, None, logprobs=top if logprobs else None, grammar=tools.grammar()),
         stream=flag(given, "stream"),
         priority=priority_of(given),
     )
     return TextRequest(
-        text(given, "model"), [request], streaming_of(given), chat=True, logprobs=logprobs, top_logprobs=top, tools=tools,
-        tool_choice=tool_choice,
-    )  # fmt: skip
+        text(given, "model"), [request], streaming_of(given), chat=True, logprobs=logprobs, top_logprobs=top, tools=tools
+    )
 
 
 def messages_of(given: dict[str, Any]) -> list[Message]:
@@ -174,7 +125,7 @@ def _message(item: object, where: str) -> Message:
         texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
         if not all(isinstance(part, str) for part in texts):
             raise Invalid(f"{where}.content: only parts of type text are understood here.", f"{where}.content")
-        content = "".join(str(part) for part in texts)
+        content = "\n".join(str(part) for part in texts)
     if content is not None and not isinstance(content, str):
         raise Invalid(f"{where}.content: a string or a list of parts is wanted.", f"{where}.content")
     calls = item.get("tool_calls")
@@ -182,7 +133,7 @@ def _message(item: object, where: str) -> Message:
         raise Invalid(f"{where}.tool_calls: a list of objects is wanted.", f"{where}.tool_calls")
     call_id, name = item.get("tool_call_id"), item.get("name")
     return Message(
-        role=item["role"],
+        role="system" if item["role"] == "developer" else item["role"],  # templates know the older name
         content=content,
         name=name if isinstance(name, str) else None,
         tool_calls=calls,
@@ -234,13 +185,6 @@ def stops_of(given: dict[str, Any]) -> tuple[str, ...]:
     return tuple(item for item in stops if item)
 
 
-def token_list(given: dict[str, Any], key: str) -> list[int]:
-    value = given.get(key, [])
-    if value != [] and not is_tokens(value):
-        raise Invalid(f"{key}: a list of tokens is wanted.", key)
-    return list(value)
-
-
 def bias_of(given: dict[str, Any]) -> dict[int, float]:
     value = given.get("logit_bias", {})
     try:
@@ -252,72 +196,17 @@ def bias_of(given: dict[str, Any]) -> dict[int, float]:
     return biases
 
 
+def options_of(given: dict[str, Any], key: str) -> dict[str, Any]:
+    value = given.get(key, {})
+    if not isinstance(value, dict):
+        raise Invalid(f"{key}: an object is wanted.", key)
+    return value
+
+
 def priority_of(given: dict[str, Any]) -> int:
     return whole(given, "priority", 0, -(1 << 31), 1 << 31)
 
 
 def streaming_of(given: dict[str, Any]) -> Streaming:
-    options = given.get("stream_options", {})
-    if not isinstance(options, dict):
-        raise Invalid("stream_options: an object is wanted.", "stream_options")
+    options = options_of(given, "stream_options")
     return Streaming(flag(given, "stream"), bool(options.get("include_usage")), bool(options.get("continuous_usage_stats")))
-
-
-def grammar_of(given: dict[str, Any]) -> str | None:
-    """`response_format`, and vLLM's `guided_json`, as a grammar of ours."""
-    if "guided_json" in given:
-        schema = given["guided_json"]
-        return "json_schema:" + (schema if isinstance(schema, str) else json.dumps(schema))
-    wanted = given.get("response_format", {})
-    kind = wanted.get("type", "text") if isinstance(wanted, dict) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return "json_object"
-    schema = wanted.get("json_schema") if kind == "json_schema" else None
-    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        return "json_schema:" + json.dumps(schema["schema"])
-    raise Invalid(
-        "response_format: type text, json_object, or json_schema with json_schema.schema is wanted.", "response_format"
-    )
-
-
-def tools_of(given: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    tools = given.get("tools", [])
-    if not isinstance(tools, list) or not all(_is_function(tool) for tool in tools):
-        raise Invalid("tools: a list of {type: function, function: {name, …}} is wanted.", "tools")
-    choice = given.get("tool_choice", "auto" if tools else "none")
-    if isinstance(choice, dict):
-        choice = (choice.get("function") or {}).get("name")
-        if choice not in [tool["function"]["name"] for tool in tools]:
-            raise Invalid(f"tool_choice: there is no tool {choice!r}.", "tool_choice")
-    elif choice not in ("none", "auto", "required"):
-        raise Invalid("tool_choice: none, auto, required or a function is wanted.", "tool_choice")
-    if choice == "required" and not tools:
-        raise Invalid("tool_choice: required needs tools.", "tool_choice")
-    return ([] if choice == "none" else tools), str(choice)
-
-
-def _is_function(tool: object) -> bool:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
-
-
-def tool_grammar(tools: list[dict[str, Any]], choice: str) -> str | None:
-    """`required` and named choices work with any model: its answer can be nothing but a call."""
-    if choice in ("none", "auto"):
-        return None
-    functions = [tool["function"] for tool in tools if choice in ("required", tool["function"]["name"])]
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": function["name"]},
-                "arguments": function.get("parameters") or {"type": "object"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for function in functions
-    ]
-    return "json_schema:" + json.dumps(calls[0] if len(calls) == 1 else {"anyOf": calls})

@@ -16,6 +16,7 @@ from typing import Literal
 
 from ..generation import FinishReason, InvalidRequest, SamplingParams
 from .interface import Event, Logprob, RequestKind, Sink, Stats
+from .mock_json import example
 
 Mode = Literal["digits", "echo", "hash"]
 DIGITS = b"0123456789"
@@ -208,6 +209,8 @@ class MockEngine:
         return "length" if count >= min(limit, params.max_tokens or limit) else None
 
     def _next_token(self, row: Row) -> int:
+        if row.params.grammar and (written := example(row.params.grammar).encode()):
+            return written[len(row.output)] if len(row.output) < len(written) else self.eos
         if self.mode == "digits":
             return DIGITS[(len(row.prompt) + len(row.output) - 1) % 10]
         if self.mode == "echo":

@@ -53,7 +53,7 @@ def test_max_completion_tokens_is_max_tokens_and_a_chat_has_no_bound_by_itself()
 def test_content_may_come_in_parts():
     message = chat(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])
 
-    assert message.requests[0].messages[0].content == "ab"
+    assert message.requests[0].messages[0].content == "a\nb"
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ class TextWorker:
         self._server = await asyncio.start_unix_server(self._serve, self._path)
         self._stepping = asyncio.ensure_future(self._steps())
 
+    def wake(self) -> None:
+        self._work.set()
+
     async def _steps(self) -> None:
         while True:
             await self._work.wait()

@@ -1,0 +1,292 @@
+"""The OpenAI API on a real data plane with the mock engine behind it, asked by OpenAI's own client."""
+
+import asyncio
+import base64
+import json
+import struct
+
+import openai
+import pydantic
+import pytest
+
+from .text_worker import CAPABILITIES, TextWorker
+
+USER = [{"role": "user", "content": "Hello!"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@pytest.fixture
+def serve(run, runtime):
+    """Runs `scenario(client, worker, plane)`; the model is `m`."""
+
+    def start(scenario, section=(), **route):
+        async def scene(plane):
+            worker = TextWorker(runtime, **dict(section))
+            await worker.start()
+            plane.publish(worker, capabilities=CAPABILITIES, **route)
+            base = f"http://127.0.0.1:{plane.port}/v1"
+            async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
+                await scenario(client, worker, plane)
+
+        run(scene)
+
+    return start
+
+
+def test_models_are_listed_and_described(serve):
+    async def scenario(client, worker, plane):
+        listed = [model async for model in client.models.list()]
+        one = await client.models.retrieve("m")
+
+        assert [model.id for model in listed] == ["m"]
+        assert (one.id, one.object, one.max_model_len) == ("m", "model", 4096)
+
+    serve(scenario)
+
+
+def test_a_chat_is_answered_whole(serve):
+    async def scenario(client, worker, plane):
+        answer = await client.chat.completions.create(model="m", messages=USER, max_completion_tokens=6, temperature=0)
+
+        (choice,) = answer.choices
+        assert (choice.message.role, len(choice.message.content), choice.finish_reason) == ("assistant", 6, "length")
+        assert answer.usage.completion_tokens == 6
+        assert answer.usage.total_tokens == answer.usage.prompt_tokens + 6
+        assert answer.id == f"chatcmpl-{answer._request_id}"
+
+    serve(scenario)
+
+
+def test_a_streamed_chat_begins_with_the_role_and_says_the_same(serve):
+    async def scenario(client, worker, plane):
+        asked = {"model": "m", "messages": USER, "max_tokens": 6, "temperature": 0}
+        whole = await client.chat.completions.create(**asked)
+
+        stream = await client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+        *chunks, last = [chunk async for chunk in stream]
+
+        assert chunks[0].choices[0].delta.role == "assistant"
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert text == whole.choices[0].message.content
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert last.choices == [] and last.usage == whole.usage
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_several_prompts_and_choices_are_numbered_in_order(serve, streamed):
+    async def scenario(client, worker, plane):
+        asked = {"model": "m", "prompt": ["one", "two", "three"], "n": 2, "max_tokens": 3, "seed": 1}
+        if streamed:
+            texts = {}
+            async for chunk in await client.completions.create(**asked, stream=True):
+                for choice in chunk.choices:
+                    texts[choice.index] = texts.get(choice.index, "") + choice.text
+        else:
+            answer = await client.completions.create(**asked)
+            texts = {choice.index: choice.text for choice in answer.choices}
+            assert answer.usage.completion_tokens == 18
+
+        assert sorted(texts) == [0, 1, 2, 3, 4, 5]
+        alone = await client.completions.create(**asked | {"prompt": "two"})
+        assert [texts[2], texts[3]] == [choice.text for choice in alone.choices]
+
+    serve(scenario)
+
+
+def test_more_prompts_than_the_queue_holds_are_answered_in_turn(serve):
+    async def scenario(client, worker, plane):
+        answer = await client.completions.create(model="m", prompt=["x"] * 100, max_tokens=1)
+
+        assert len(answer.choices) == 100
+
+    serve(scenario, {"max_batch_rows": 4}, job_queue_size=40)
+
+
+def test_a_prompt_is_scored_as_evaluation_harnesses_ask(serve):
+    async def scenario(client, worker, plane):
+        prompt = [104, 101, 108, 108, 111]
+        answer = await client.completions.create(model="m", prompt=[prompt], max_tokens=1, logprobs=1, echo=True)
+
+        logprobs = answer.choices[0].logprobs
+        assert answer.choices[0].text[:5] == "hello"
+        assert logprobs.tokens[:5] == list("hello") and len(logprobs.tokens) == 6
+        assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
+        assert logprobs.text_offset == [0, 1, 2, 3, 4, 5]
+        for value, top in zip(logprobs.token_logprobs[1:], logprobs.top_logprobs[1:], strict=True):
+            assert max(top.values()) == value
+
+    serve(scenario)
+
+
+def test_a_prompt_alone_can_be_scored(serve):
+    async def scenario(client, worker, plane):
+        answer = await client.completions.create(model="m", prompt="hello", max_tokens=0, logprobs=0, echo=True)
+
+        assert answer.choices[0].text == "hello"
+        assert len(answer.choices[0].logprobs.tokens) == 5
+
+    serve(scenario)
+
+
+def test_a_chat_tells_log_probabilities_with_bytes(serve):
+    async def scenario(client, worker, plane):
+        answer = await client.chat.completions.create(model="m", messages=USER, max_tokens=2, logprobs=True, top_logprobs=3)
+
+        first = answer.choices[0].logprobs.content[0]
+        assert bytes(first.bytes).decode() == first.token
+        assert len(first.top_logprobs) == 3 and first.logprob <= 0
+
+    serve(scenario)
+
+
+def test_a_stop_string_ends_a_text_and_is_left_out(serve):
+    async def scenario(client, worker, plane):
+        asked = {"model": "m", "prompt": "hello", "max_tokens": 30, "temperature": 0}
+        full = (await client.completions.create(**asked)).choices[0].text
+
+        cut = (await client.completions.create(**asked, stop=[full[5:8]])).choices[0]
+
+        assert (cut.text, cut.finish_reason) == (full[: full.find(full[5:8])], "stop")
+
+    serve(scenario)
+
+
+def test_embeddings_come_as_floats_and_as_base64(serve):
+    async def scenario(client, worker, plane):
+        as_client_asks = await client.embeddings.create(model="m", input=["one", "two"])
+        floats = await client.embeddings.create(model="m", input=[[111, 110, 101]], encoding_format="float")
+        raw = await client.embeddings.with_raw_response.create(model="m", input="one", encoding_format="base64")
+        packed = json.loads(raw.text)
+
+        assert as_client_asks.data[0].embedding == pytest.approx(floats.data[0].embedding)
+        data = base64.b64decode(packed["data"][0]["embedding"])
+        assert struct.unpack(f"<{len(data) // 4}f", data) == pytest.approx(floats.data[0].embedding)
+        assert as_client_asks.usage.prompt_tokens == 6
+
+    serve(scenario)
+
+
+class City(pydantic.BaseModel):
+    name: str
+    people: int
+
+
+def test_an_answer_is_parsed_into_a_type(serve):
+    async def scenario(client, worker, plane):
+        answer = await client.chat.completions.parse(model="m", messages=USER, response_format=City)
+
+        assert answer.choices[0].message.parsed == City(name="a", people=0)
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}], ids=["any", "named"]
+)
+def test_a_model_can_be_held_to_a_call(serve, choice):
+    async def scenario(client, worker, plane):
+        asked = {"model": "m", "messages": USER, "tools": [WEATHER], "tool_choice": choice}
+        answer = await client.chat.completions.create(**asked)
+        chunks = [chunk async for chunk in await client.chat.completions.create(**asked, stream=True)]
+
+        (call,) = answer.choices[0].message.tool_calls
+        assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "a"})
+        assert answer.choices[0].finish_reason == "tool_calls" and answer.choices[0].message.content is None
+        deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+        assert [(delta.function.name, delta.function.arguments) for delta in deltas] == [("weather", '{"city": "a"}')]
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "param"),
+    [
+        pytest.param({"model": "other"}, openai.NotFoundError, None, id="no such model"),
+        pytest.param({"temperature": -1}, openai.BadRequestError, "temperature", id="out of bounds"),
+        pytest.param({"messages": []}, openai.BadRequestError, "messages", id="no messages"),
+        pytest.param({"max_tokens": "x"}, openai.BadRequestError, "max_tokens", id="a wrong type"),
+        pytest.param(
+            {"messages": [{"role": "user", "content": "x" * 5000}]}, openai.BadRequestError, "prompt", id="too long"
+        ),
+        pytest.param({"tool_choice": "required"}, openai.BadRequestError, "tool_choice", id="no tools"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_errors_are_those_the_client_knows(serve, asked, error, param, streamed):
+    async def scenario(client, worker, plane):
+        with pytest.raises(error) as refused:
+            await client.chat.completions.create(**{"model": "m", "messages": USER} | asked, stream=streamed)
+
+        assert refused.value.param == param
+        assert refused.value.body["message"]
+
+    serve(scenario)
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_back(serve):
+    async def scenario(client, worker, plane):
+        async def ask():
+            return await client.completions.create(model="m", prompt="x", max_tokens=50)
+
+        answers = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
+
+        refused = [answer for answer in answers if isinstance(answer, openai.InternalServerError)]
+        assert len(refused) == 2
+        assert refused[0].status_code == 503 and refused[0].response.headers["retry-after"]
+
+    serve(scenario, {"max_batch_rows": 1, "max_waiting": 1, "mock": {"steps_per_second": 200}}, job_queue_size=2)
+
+
+@pytest.mark.parametrize("prompts", ["one", ["one", "two", "three"]], ids=["one prompt", "three prompts"])
+def test_a_client_that_closes_its_stream_frees_its_rows(serve, prompts):
+    async def scenario(client, worker, plane):
+        stream = await client.completions.create(model="m", prompt=prompts, stream=True, max_tokens=4000)
+        await anext(aiter(stream))
+
+        await stream.close()
+
+        async with asyncio.timeout(5):
+            while worker.stats.running or worker.stats.waiting:
+                await asyncio.sleep(0.005)
+        assert worker.stats.aborted >= 1
+
+    serve(scenario, {"mock": {"steps_per_second": 200}})
+
+
+def test_an_engine_that_fails_is_told_in_the_stream(serve):
+    async def scenario(client, worker, plane):
+        stream = await client.completions.create(model="m", prompt="x", stream=True, max_tokens=4000)
+        await anext(aiter(stream))
+        worker.handler.engine.drain()
+
+        with pytest.raises(openai.APIError, match="given up"):
+            async for _ in stream:
+                pass
+
+    serve(scenario, {"mock": {"steps_per_second": 200}})
+
+
+def test_tokens_are_counted_and_joined(serve):
+    async def scenario(client, worker, plane):
+        http = await plane.client()
+
+        async def ask(path, given=None):
+            sent = b"" if given is None else json.dumps(given).encode()
+            return json.loads((await http.ask(path, sent, method="GET" if given is None else "POST")).body)
+
+        tokens = await ask("/tokenize", {"prompt": "hi", "add_special_tokens": False})
+        assert tokens == {"tokens": [104, 105], "count": 2, "max_model_len": 4096}
+        assert await ask("/detokenize", {"model": "m", "tokens": [104, 105]}) == {"prompt": "hi"}
+        assert (await ask("/tokenizer_info"))["eos_token"] == "<|endoftext|>"
+        assert (await ask("/tokenize", {"messages": USER}))["count"] > 6
+
+    serve(scenario)

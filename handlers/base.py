@@ -30,6 +30,14 @@ class PredictionException(Exception):
         return f"message : {self.message} error_code : {self.error_code}"
 
 
+def spoken(error: BaseException) -> str:
+    """An exception's message, even of one whose own `__str__` fails."""
+    try:
+        return str(error)
+    except Exception:
+        return f"a {type(error).__name__} that can't say what it is"
+
+
 class Request:
     """One request as it came down a link."""
 

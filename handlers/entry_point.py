@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from .base import ContinuousHandler
+from .base import ContinuousHandler, spoken
 from .context import Context
 from .protocol import LoadFailure
 
@@ -85,7 +85,7 @@ class Loading:
         return LoadFailure(
             phase=self.phase,
             exception=type(error).__name__,
-            message=str(error),
+            message=spoken(error),
             location=location(error, self._model_dir),
             traceback="".join(traceback.format_exception(error)),
         )

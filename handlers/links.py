@@ -6,6 +6,7 @@ a peer does not take stays here and is written when it can be. Not for: what is 
 
 import os
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -245,6 +246,10 @@ class Links:
         self._hello = b""
         self._links: set[Link] = set()
         self._selector = selectors.DefaultSelector()
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._stop_by_signal)
         self._control = Link(self, control, control=True)
         self._selector.register(control, selectors.EVENT_READ, self._control)
 
@@ -271,15 +276,15 @@ class Links:
         listener.listen(64)
         listener.setblocking(False)
         self._listener, self._hello = listener, pack(Kind.HELLO, 0, hello)
-        self._selector.register(listener, selectors.EVENT_READ, None)
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
     def poll(self, timeout_seconds: float | None) -> None:
         """Receive what has come; wait for something at most `timeout_seconds`."""
         for key, events in self._selector.select(timeout_seconds):
-            if key.data is None:
-                self._accept()
+            link = key.data
+            if not isinstance(link, Link):
+                link()
                 continue
-            link: Link = key.data
             if events & selectors.EVENT_WRITE:
                 link.flush()
             if events & selectors.EVENT_READ and not link.closed:
@@ -312,6 +317,14 @@ class Links:
                 os.unlink(name)
         for link in self._links:
             link.write(pack(Kind.GOAWAY, 0))
+
+    def stop_on(self, number: signal.Signals) -> None:
+        """This signal is as good as STOP: whoever signals a whole group of processes loses no request by it."""
+        signal.signal(number, lambda *_: self._waker.send(b"!"))
+
+    def _stop_by_signal(self) -> None:
+        self._wake.recv(64)
+        self.stop()
 
     def watch_writing(self, link: Link, wanted: bool) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)

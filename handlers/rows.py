@@ -70,11 +70,11 @@ def _unusual_json(value: memoryview | bytes) -> Any:
 
 
 def _form(text: bytes) -> dict[str, Any]:
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    try:  # byte by byte: latin-1 keeps what is no UTF-8
+        pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS, encoding="latin-1")
     except ValueError:
         raise BadBody(f"more than {MAX_FIELDS} fields") from None
-    return {name.decode("utf-8", "replace"): bytearray(value) for name, value in pairs}
+    return {name.encode("latin-1").decode("utf-8", "replace"): bytearray(value, "latin-1") for name, value in pairs}
 
 
 def _multipart(content_type: bytes, body: bytes, decode: bool) -> tuple[dict[str, Any], dict[str, str]]:

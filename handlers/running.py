@@ -11,7 +11,7 @@ from types import CoroutineType, GeneratorType
 from typing import Any
 
 from .answers import UnsupportedOutput, encode
-from .base import PredictionException
+from .base import PredictionException, spoken
 from .context import Context, RequestProcessor
 from .entry_point import Entry
 from .generation import InvalidRequest
@@ -24,7 +24,6 @@ FAULT = "InternalServerException"
 BAD_REQUEST = "BadRequestException"
 OPERATIONS = ("predict", "explain", "describe")
 BACKLOG_BYTES = 1 << 20  # a stream whose client's link has so much unsent makes no more for now
-MORE = "ts_stream_next"  # the header by which TorchServe marks streamed answers
 UNSUPPORTED = "Unsupported model output data type."
 
 
@@ -135,7 +134,7 @@ class Runner:
             return
         if not exchange.started:
             processor = self._context.request_processor[at]
-            headers, content_type = sendable(processor.get_response_headers() | {MORE: "true"})
+            headers, content_type = sendable(processor.get_response_headers())
             status, phrase = _status(processor.get_response_status_code()), processor.get_response_status_phrase()
             exchange.start(status, headers, content_type, phrase)
         exchange.chunk(encode(part))
@@ -216,7 +215,7 @@ class Runner:
 
 def verdict(error: BaseException) -> tuple[int, str]:
     """Status and message of what a handler raised; details stay in the log unless it meant them for the client."""
-    if isinstance(error, MemoryError) or "CUDA" in str(error):
+    if isinstance(error, MemoryError) or "CUDA" in spoken(error):
         return 507, "Out of resources"
     if isinstance(error, PredictionException):
         return 507 if error.error_code == 413 else _status(error.error_code), str(error.message)

@@ -65,6 +65,7 @@ class Worker:
         hello = Hello(config.model, config.version, config.worker_id, os.getpid(), credit)
         self.links.listen(config.listen, hello)
         self._quiet_since = 0.0
+        self.links.stop_on(signal.SIGTERM)
         self.links.tell(Kind.READY, ready or Ready())
         self.links.flush()
 
@@ -177,7 +178,8 @@ def declare_metrics(context: Context, path: str | None) -> None:
 
 def prepare_process(config: WorkerConfig) -> None:
     """The surroundings that a model's code expects: its folder, its imports, its prints."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is the supervisor's to answer
+    # A Ctrl-C in the terminal is the supervisor's to answer. A function, for what is ignored stays so in child processes.
+    signal.signal(signal.SIGINT, lambda *_: None)
     model_dir = os.path.realpath(config.model_dir)
     sys.path[:] = [model_dir, *(os.path.abspath(place) for place in sys.path[1:])]
     os.chdir(config.model_dir)

@@ -218,7 +218,6 @@ def test_parts_are_streamed_before_the_last(tmp_path, model):
 
     assert len(answer.parts) > 3
     assert answer.parts[-1] in (b"last", b"end")
-    assert ("ts_stream_next", "true") in answer.head.headers
     assert answer.cut == ""
 
 
@@ -346,6 +345,17 @@ def test_stop_answers_what_was_sent_and_exits(tmp_path):
         assert kinds == {Kind.RESPONSE, Kind.GOAWAY}
         assert worker.wait() == 0
         assert not (tmp_path / "w.sock").exists()
+
+
+def test_a_termination_signal_loses_no_request(tmp_path):
+    with running(config_of(tmp_path, MODELS / "swiss.py")) as worker:
+        worker.peer.send(b'{"op": "sleep", "s": 0.1}')
+        worker.process.send_signal(signal.SIGTERM)
+        kinds = {worker.peer.frame().kind, worker.peer.frame().kind}
+        worker.peer.sock.close()
+
+        assert kinds == {Kind.RESPONSE, Kind.GOAWAY}
+        assert worker.wait() == 0
 
 
 def test_the_control_links_end_is_the_workers_end(tmp_path):

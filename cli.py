@@ -4,6 +4,7 @@ import click
 
 from . import __version__
 from .frontend.gateway_cli import proxy
+from .management.autoscaler.cli import profile
 from .management.commands import COMMANDS
 from .optimizer.cli import optimizer, simulate
 
@@ -14,5 +15,5 @@ def main() -> None:
     """Serve PyTorch models."""
 
 
-for command in (*COMMANDS, optimizer, proxy, simulate):
+for command in (*COMMANDS, optimizer, profile, proxy, simulate):
     main.add_command(command)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..archiver.unpack import ModelArchive
 from ..handlers.protocol import Metric, RequestHead, WorkerConfig
+from .autoscaler.config import sleeps
 from .errors import NoWorker
 from .processes import Children, WorkerProcess, start_worker
 from .registry import VersionRecord
@@ -120,6 +121,7 @@ class Pool:
             manifest_name=self.archive.manifest.model_name or record.name,
             model_yaml=config.raw,
             loaded_at_startup=record.loaded_at_startup,
+            wake_on_request=self._around.settings.autoscaler_config is not None and sleeps(config.raw),
         )
 
     @property

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint
 
@@ -25,7 +25,7 @@ from .errors import ManagementError
 from .http_master import HttpMaster, write_options
 from .launcher import ARGV_MARK, READY, Running, facts_file, pid_file
 from .logs import open_logs
-from .metrics import Metrics, blueprint, metric_line
+from .metrics import Metrics, blueprint, exposition, metric_line
 from .pool import Surroundings
 from .processes import Children, child_environment
 from .registry import Registry
@@ -35,6 +35,9 @@ from .settings import Loaded
 from .startup import Plan, arrange, first_models, greeting, parser
 from .tokens import Tokens
 from .translate import cors_headers, frontend_options
+
+if TYPE_CHECKING:
+    from .autoscaler.loop import Autoscaler
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Server:
         self._children = Children()
         self.metrics = Metrics()
         self.control = self._control_plane()
+        self._autoscaler = self._assemble_autoscaler()
         self._standing = True
         self.control.publish()
         self._serve(control_sockets)
@@ -88,6 +92,8 @@ class Server:
         self._announce()
         await self.control.restore()
         self._spawn(first_models(self.control, self._settings, plan))
+        if self._autoscaler:
+            self._spawn(self._autoscaler.run())
 
     def _announce(self) -> None:
         """To the commands on this machine, and to whoever started us."""
@@ -175,12 +181,32 @@ class Server:
         settings = self._settings
         scrape = blueprint(self.metrics, self._runtime.path / "metrics", lambda: None, enabled=self._metrics_enabled)
         same = addresses.parse(settings.metrics_address) == addresses.parse(settings.management_address)
-        everything = [self._verbs(), scrape, api.internal(self.control, self._call)]
+        everything = [self._verbs(), *self._scaling(), scrape, api.internal(self.control, self._call)]
         self._listen(everything, sockets.listen_unix(self._runtime.path / "control.sock"))
         if "management" in opened:
-            self._listen([self._verbs(), *([scrape] if same else [])], opened["management"], settings.management_address)
+            verbs = [self._verbs(), *self._scaling(), *([scrape] if same else [])]
+            self._listen(verbs, opened["management"], settings.management_address)
         if "metrics" in opened:
             self._listen([scrape], opened["metrics"], settings.metrics_address)
+
+    def _assemble_autoscaler(self) -> "Autoscaler | None":
+        """Its arithmetic takes a second to import: only a server that is told to have one waits for it."""
+        if self._settings.autoscaler_config is None:
+            return None
+        from .autoscaler.assembly import assemble
+
+        folder = (self._plan.state_file or self._plan.logs / "state").parent
+        numbers = self._runtime.path / "metrics"
+        return assemble(
+            Path(self._settings.autoscaler_config), folder, self.control, lambda: exposition(self.metrics, numbers)
+        )
+
+    def _scaling(self) -> list[Blueprint]:
+        if self._autoscaler is None:
+            return []
+        from .autoscaler.api import blueprint as autoscaler_routes
+
+        return [autoscaler_routes(self._autoscaler, self._call)]
 
     def _verbs(self) -> Blueprint:
         tokens = self._tokens if self._access.management_tokens else None

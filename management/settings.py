@@ -142,6 +142,9 @@ class Settings:
     )
     runtime_dir: str | None = _is(None, "private folder for sockets and routes; a temporary one when not given")
     enable_envvars_config: bool = _is(False, "TS_<KEY> in the environment overrides this file")
+    autoscaler_config: str | None = _is(
+        None, "YAML of the autoscaler (docs/autoscaler.md); without it workers are scaled by hand", section="Autoscaler"
+    )
     # -- accepted, and without meaning here
     number_of_netty_threads: int = _is(0, "accepted; see http_processes", section="Accepted, without effect", minimum=0)
     netty_client_threads: int = _is(0, "accepted", minimum=0)

@@ -65,8 +65,7 @@ class ControlFleet:
         name, version = key
         total = sum(workers.values())
         pool = self._control.pools[key]
-        slo = self._slo(key, pool) or Slo()
-        await self._control.scale(name, version, total, max(total, slo.max_workers), wait=True)
+        await self._control.scale(name, version, total, total, wait=True)
         free = Counter(dict(workers))
         homeless = []
         for worker in pool.workers:  # who is already where one should be stays there

@@ -19,9 +19,9 @@ def collected(autoscaler: Autoscaler, now: float) -> dict[str, Any]:
     return {"servers": encode(list(system.servers.values())), "kube-resources": {}}
 
 
-async def update(autoscaler: Autoscaler, body: dict[str, Any]) -> list[str]:
+async def update(autoscaler: Autoscaler, body: Any) -> list[str]:
     """POST /update: places what an outside controller decided; gives what could not be had."""
-    allocations = body.get("allocations")
+    allocations = body.get("allocations") if isinstance(body, dict) else None
     if not isinstance(allocations, dict):
         raise ValueError("allocations: expected an object")
     wanted = {name: decode(AllocationData, each, f"allocations.{name}") for name, each in allocations.items()}

@@ -93,7 +93,7 @@ class Observer:
             tokens_out=grown_model("LlmGeneratedTokens") / finished if finished else None,
             ttft=mean("LlmTimeToFirstToken") or latency,
             itl=mean("LlmInterTokenLatency"),
-            waiting=now.of("flambeau_requests_waiting", key) + now.of_model("LlmRequestsWaiting", key),
+            waiting=now.of("flambeau_requests_waiting", key),
             in_flight=now.of("flambeau_requests_in_flight", key),
         )
 

@@ -165,8 +165,9 @@ class Policy:
         rate, period = held[-1], self.config.period_seconds
         if len(memory.rates) > 1 and (grown := rate - memory.rates[-2][1]) > 0 and model.slo.cold_start_seconds:
             rate += grown / period * model.slo.cold_start_seconds
-        waiting = observed.get(model.key, Observed()).waiting
-        return self._load(model, max([rate, *held]) + waiting / max(period, 1.0))
+        seen = observed.get(model.key, Observed())
+        beyond = max(seen.in_flight - model.total * self._batch(model), 0.0)  # the workers have them, and let them wait
+        return self._load(model, max([rate, *held]) + (seen.waiting + beyond) / max(period, 1.0))
 
     def _load(self, model: Served, rate: float) -> Load:
         memory, slo = self._memory.get(model.key, Memory()), model.slo

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from . import oip, openai, sax, text_api, torchserve
+from . import description, oip, openai, sax, text_api, torchserve
 from .access_log import AccessLog
 from .connection import Connection
 from .control import Control
@@ -56,6 +56,7 @@ class App:
         found = [route for routes in PROTOCOLS for route in routes(self.models, options)]
         if options.sax_cell:
             found += sax.routes(self.models, options, runtime / "cell.sock")
+        found += description.routes(self.models, options, list(found))
         self._routers = {
             name: Router([route for route in found if route.listener == name]) for name in ("inference", "sax")
         }

@@ -1,10 +1,18 @@
 """The inference API as an OpenAPI document: `/api-description`, `OPTIONS /`, and one model's part of it.
 
-The table below is all there is to say; `describe()` words it as TorchServe did (OpenAPI 3.0.1, the same titles and operation
-ids). Not for: the management API, which describes itself.
+The table below says what TorchServe's API is, in its words (OpenAPI 3.0.1, the same titles and operation ids); the routes of
+the other protocols are added as they are found, so that no route is left out. Not for: the management API, which describes
+itself.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any
+
+from .. import __version__
+from .models import Models
+from .options import FrontendOptions
+from .web import Request, Route
 
 BODY = {
     "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
@@ -72,23 +80,72 @@ OPERATIONS: list[tuple[str, str, str, str, dict[int, str]]] = [
 PARAMETERS = {
     "{model_name}": ("model_name", "Name of the model."),
     "{model_version}": ("model_version", "Version of the model."),
+    "{rest}": ("rest", "The rest of the path."),
 }
 
 
-def describe(version: str, model: str | None = None) -> dict[str, Any]:
-    """All of the API, or what concerns one model, whose name then stands in the paths."""
+def routes(models: Models, options: FrontendOptions, others: Sequence[Route]) -> list[Route]:
+    version = options.server_version or __version__
+
+    async def description(request: Request) -> None:
+        """GET /api-description, OPTIONS /"""
+        await _answer(request, describe(version, others))
+
+    async def model_description(request: Request) -> None:
+        """OPTIONS /predictions/{model}[/{version}]"""
+        name = request.rest.split("/")[0]
+        models.find(name)
+        await _answer(request, describe_model(version, name))
+
+    return [
+        Route("GET", "/api-description", description, needs_key=False),
+        Route("OPTIONS", "/", description, needs_key=False),
+        Route("OPTIONS", "/predictions/", model_description),
+    ]
+
+
+async def _answer(request: Request, document: dict[str, Any]) -> None:
+    await request.answer(200, json.dumps(document, indent=2) + "\n")
+
+
+def describe(version: str, others: Sequence[Route] = ()) -> dict[str, Any]:
+    """The whole API. `others`: the routes of all protocols; those that the table has are not repeated."""
     paths: dict[str, dict[str, Any]] = {}
     for path, method, operation_id, summary, errors in OPERATIONS:
-        if model is not None and not path.startswith("/predictions/{model_name}"):
+        paths.setdefault(path, {})[method] = _operation(path, method, operation_id, summary, errors)
+    known = list(paths)
+    for route in others:
+        if route.listener != "inference" or any(_covers(route.path, path) for path in known):
             continue
-        shown = path if model is None else path.replace("{model_name}", model)
-        paths.setdefault(shown, {})[method] = _operation(shown, method, operation_id, summary, errors)
+        path = route.path + "{rest}" if route.path.endswith("/") and route.path != "/" else route.path
+        method = "post" if route.method == "*" else route.method.lower()
+        if method not in paths.setdefault(path, {}):
+            summary = (getattr(route.handler, "__doc__", None) or f"{route.method} {path}").strip()
+            paths[path][method] = _operation(path, method, f"{method} {path}", summary, ERRORS)
+    return _document(version, paths)
+
+
+def _covers(route: str, path: str) -> bool:
+    return path.startswith(route) if route.endswith("/") and route != "/" else path == route and route != "/"
+
+
+def describe_model(version: str, model: str) -> dict[str, Any]:
+    """What concerns one model, whose name stands in the paths."""
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, operation_id, summary, errors in OPERATIONS:
+        if path.startswith("/predictions/{model_name}"):
+            shown = path.replace("{model_name}", model)
+            paths.setdefault(shown, {})[method] = _operation(shown, method, operation_id, summary, errors)
+    return _document(version, paths)
+
+
+def _document(version: str, paths: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "openapi": "3.0.1",
         "info": {
             "title": "TorchServe APIs",
             "description": "Predictions by the models which this server has registered.",
-            "version": version or "0.0.0",
+            "version": version,
         },
         "paths": paths,
     }

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..handlers.generation import GenerationRequest, SamplingParams
 from ..management.cell.errors import invalid
@@ -119,7 +119,7 @@ def _fit(key: str, value: Any, default: Any) -> Any:
     return int(value) if key in WHOLE else value
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -4,11 +4,8 @@ The paths that reach a worker are read by `target()` and answered by `predict`; 
 paths of its other protocols (KServe v1 and v2, SageMaker) included. Not for: Open Inference Protocol, which is `oip`.
 """
 
-import json
 from urllib.parse import parse_qs, unquote
 
-from .. import __version__
-from .description import describe
 from .errors import BadRequest
 from .models import Models
 from .options import FrontendOptions
@@ -80,20 +77,5 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         else:
             await request.answer(200 if table.healthy else 500, HEALTHY if table.healthy else UNHEALTHY)
 
-    async def description(request: Request) -> None:
-        """GET /api-description, OPTIONS /"""
-        await request.answer(200, json.dumps(describe(options.server_version or __version__), indent=2) + "\n")
-
-    async def model_description(request: Request) -> None:
-        """OPTIONS /predictions/{model}[/{version}]"""
-        name = request.rest.split("/")[0]
-        models.find(name)
-        await request.answer(200, json.dumps(describe(options.server_version or __version__, name), indent=2) + "\n")
-
     paths = ["/ping", *([options.health_route] if options.health_route else [])]
-    return [
-        *(Route("*", path, ping, needs_key=False) for path in paths),
-        Route("GET", "/api-description", description, needs_key=False),
-        Route("OPTIONS", "/", description, needs_key=False),
-        Route("OPTIONS", "/predictions/", model_description, needs_key=False),
-    ]
+    return [Route("*", path, ping, needs_key=False) for path in paths]

@@ -1,0 +1,88 @@
+"""Every route of the server's own OpenAPI document, with and without a key; and with whatever its document allows."""
+
+import json
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+
+from flambeau.frontend.description import describe
+from flambeau.frontend.gate import InferenceKey, InferenceKeys, write_keys
+from flambeau.management.api_description import description as management_description
+
+from ..conftest import LiveServer
+
+PUBLIC = {  # what needs no key; each other route of the document does
+    ("get", "/"),
+    ("options", "/"),
+    ("get", "/api-description"),
+    ("get", "/health"),
+    ("get", "/ping"),
+    ("get", "/v2/health/live"),
+    ("get", "/v2/health/ready"),
+}
+
+
+def test_every_route_needs_a_key_unless_it_is_known_to_need_none(run, runtime):
+    write_keys(runtime, InferenceKeys([InferenceKey("right")]))
+
+    async def status(plane, method: str, path: str, **headers: str) -> int:
+        client = await plane.client()
+        answer = await client.ask(path, b"{}", method=method.upper(), headers=headers)
+        client.writer.close()
+        return answer.status
+
+    async def scenario(plane):
+        plane.publish(await plane.worker())
+        document = json.loads((await (await plane.client()).ask("/api-description", method="GET")).body)
+        routes = {(method, path) for path, operations in document["paths"].items() for method in operations}
+        assert routes >= PUBLIC
+        for method, path in sorted(routes):
+            filled = path.replace("{model_name}", "m").replace("{model_version}", "1.0").replace("{rest}", "m")
+            without = await status(plane, method, filled)
+            wrong = await status(plane, method, filled, Authorization="Bearer wrong")
+            right = await status(plane, method, filled, Authorization="Bearer right")
+            assert (without == 401) == (wrong == 401) == ((method, path) not in PUBLIC), (method, path)
+            assert right not in (401, 405), (method, path)
+
+    run(scenario, token_authorization=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzzed") / "server"
+    folder.mkdir()
+    started = LiveServer(folder, {}, ("--start", "--foreground", "--ncs", "--enable-model-api", "--dt"))
+    started.archive("echo")
+    started.start()
+    started.client.register("echo", model_name="m", initial_workers=1)
+    yield started
+    started.stop()
+
+
+@pytest.mark.parametrize("port", ["inference", "management"])
+def test_nothing_that_the_document_allows_is_a_server_error(server, port):
+    document = describe("0") if port == "inference" else management_description()
+    schema = schemathesis.openapi.from_dict(document)
+    base = getattr(server.client, port)
+
+    for operation in (found.ok() for found in schema.get_all_operations()):
+
+        @settings(
+            max_examples=8,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        )
+        @given(case=operation.as_strategy())
+        def answers(case):
+            if port == "inference" and "model_name" in case.path_parameters:
+                case.path_parameters["model_name"] = "m"
+            response = case.call(base_url=base)
+            assert response.status_code < 500 or response.status_code == 503, (response.status_code, response.text)
+
+        answers()
+
+    assert server.client.predict("m", b"still here") == b"still here"

@@ -9,9 +9,11 @@ leaves nothing. Not for: what the files mean, beyond the manifest and the model'
 
 import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -19,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Self
 
 from .errors import InvalidModel
 from .manifest import MANIFEST_PATH, Manifest, parse_manifest
@@ -27,6 +29,10 @@ from .model_config import ModelConfig, read_model_config
 
 CHUNK = 1 << 20
 TAR_SUFFIXES = (".tar.gz", ".tgz")
+BROKEN = (
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError,
+    ValueError, IndexError, OverflowError, NotImplementedError, RecursionError, struct.error,
+)  # fmt: skip  # what the readers of these formats raise over bytes that are wrong
 
 
 @dataclass(frozen=True)
@@ -246,19 +252,17 @@ class _members:
             if self._path.is_dir():
                 return self._folder()
             if self._path.name.endswith(TAR_SUFFIXES):
-                self._archive = tarfile.open(self._path, "r|gz")
+                self._archive = tarfile.open(self._path, "r|gz", tarinfo=_BoundedHeader)
                 return self._guarded(self._tar(self._archive))
             self._archive = zipfile.ZipFile(self._path)
             return self._guarded(self._zip(self._archive))
-        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+        except (*BROKEN, OSError) as error:
             raise self._broken(error) from None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if self._archive is not None:
             self._archive.close()
-        if isinstance(
-            error, zipfile.BadZipFile | tarfile.TarError | gzip.BadGzipFile | EOFError | zlib.error | NotImplementedError
-        ):
+        if isinstance(error, BROKEN):
             raise self._broken(error) from None
         if isinstance(error, RuntimeError) and "encrypted" in str(error):
             raise InvalidModel("The archive is encrypted.") from None
@@ -294,6 +298,17 @@ class _members:
             if not (info.isreg() or info.isdir()) or info.issparse():
                 raise InvalidModel(f"The member {info.name!r} is a link, a device or a sparse file.")
             yield Member(info.name, info.isdir(), info.mode, lambda info=info: _tar_file(archive, info))  # type: ignore[misc]
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """A header that only announces long names or attributes is read into memory whole: a bomb where no member is yet."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and header.size > CHUNK:
+            raise InvalidModel("The archive has a header that is too large.")
+        return header
 
 
 def _opener(path: Path) -> Callable[[], IO[bytes]]:

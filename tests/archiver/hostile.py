@@ -1,5 +1,6 @@
 """A corpus of archives that must be refused: name → a function that writes it to a path. Zip and tar each their own."""
 
+import gzip
 import io
 import json
 import stat
@@ -86,6 +87,18 @@ def flipped(path: Path) -> None:
     path.write_bytes(data)
 
 
+def headers(count: int, payload: bytes) -> Callable[[Path], None]:
+    """So many attribute headers, one after the other, before the first member."""
+
+    def write(path: Path) -> None:
+        header = tarfile.TarInfo("x")
+        header.type, header.size = tarfile.XHDTYPE, len(payload)
+        block = header.tobuf(tarfile.USTAR_FORMAT) + payload + b"\0" * (-len(payload) % 512)
+        path.write_bytes(gzip.compress(block * count + tarfile.TarInfo("h.py").tobuf() + b"\0" * 1024, 1))
+
+    return write
+
+
 BOMB = b"\0" * (80 << 20)
 ZIPS: dict[str, Callable[[Path], None]] = {
     **{f"{what} (zip)": zip_with((name, b"x")) for what, name in NAMES.items()},
@@ -115,6 +128,8 @@ TARS: dict[str, Callable[[Path], None]] = {
     "pipe (tar)": tar_with((typed("pipe", tarfile.FIFOTYPE), b"")),
     "duplicate (tar)": tar_with((tarfile.TarInfo("h.py"), b"1"), (tarfile.TarInfo("h.py"), b"2")),
     "bomb (tar)": tar_with((tarfile.TarInfo("zeros"), BOMB)),
+    "bomb in a header (tar)": headers(1, b"\0" * (20 << 20)),
+    "headers without end (tar)": headers(3000, b"11 path=ab\n"),
     "truncated at a half (tar)": truncated(tar_with((tarfile.TarInfo("h.py"), bytes(range(256)) * 400)), 0.5),
     "no tar at all": lambda path: path.write_bytes(b"this is no tar") and None,
     "empty file (tar)": lambda path: path.write_bytes(b"") and None,

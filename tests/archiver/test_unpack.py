@@ -1,5 +1,9 @@
+import contextlib
+import gzip
 import json
 import os
+import random
+import tarfile
 import zipfile
 
 import pytest
@@ -8,7 +12,7 @@ from flambeau.archiver.errors import InvalidModel
 from flambeau.archiver.pack import PackRequest, pack
 from flambeau.archiver.unpack import Limits, open_archive, read_manifest
 
-from .hostile import MANIFEST, TARS, ZIPS, zip_with
+from .hostile import MANIFEST, TARS, ZIPS, tar_with, zip_with
 
 LIMITS = Limits(total_bytes=1 << 30, ratio=100, ratio_from_bytes=16 << 20, members=500)
 
@@ -101,3 +105,30 @@ def test_an_archive_without_manifest_opens_and_says_nothing_of_itself(tmp_path):
     with pytest.raises(InvalidModel, match="Model name is not defined"):
         manifest.named(None, None)
     assert manifest.named("m", "h.py").model_version == "1.0"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bytes_that_are_wrong_are_refused_or_harmless(tmp_path, seed):
+    """Mutated archives raise InvalidModel or open; no reader's own exception gets out, no file neither."""
+    chance = random.Random(seed)
+    (tmp_path / "models").mkdir()
+    for _ in range(40):
+        write, name = chance.choice(
+            [
+                (zip_with(("h.py", b"x" * 20), ("d/x", b"y")), "m.mar"),
+                (tar_with((tarfile.TarInfo("m/h.py"), b"x" * 20)), "m.tar.gz"),
+            ]
+        )
+        write(tmp_path / name)
+        data = bytearray(
+            (tmp_path / name).read_bytes() if name == "m.mar" else gzip.decompress((tmp_path / name).read_bytes())
+        )
+        for _ in range(chance.randint(1, 6)):
+            data[chance.randrange(len(data))] = chance.choice([0, 255, 47, 46, 55, chance.randrange(256)])
+        (tmp_path / name).write_bytes(data if name == "m.mar" else gzip.compress(data, 1))
+
+        with contextlib.suppress(InvalidModel):
+            open_archive(tmp_path / name, tmp_path / "models", LIMITS)
+
+    assert {path.name for path in tmp_path.iterdir()} <= {"models", "m.mar", "m.tar.gz"}
+    assert not [path for path in (tmp_path / "models").iterdir() if path.name.startswith(".")]

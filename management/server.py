@@ -32,6 +32,7 @@ from .registry import Registry
 from .routing import RouteWriter
 from .runtime import RuntimeFolder
 from .settings import Loaded
+from .snapshots import Snapshots
 from .startup import Plan, arrange, first_models, greeting, parser
 from .tokens import Tokens
 from .translate import cors_headers, frontend_options
@@ -52,6 +53,7 @@ class Server:
         self._wanted = asyncio.Event()
         self._signals = 0
         self._standing = False
+        self._snapshots: Snapshots | None = None  # none with --ncs
         self._master: HttpMaster | None = None
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -91,9 +93,20 @@ class Server:
         logger.info("%s", greeting(settings))
         self._announce()
         await self.control.restore()
-        self._spawn(first_models(self.control, self._settings, plan))
+        self._spawn(self._first_models())
         if self._autoscaler:
             self._spawn(self._autoscaler.run())
+
+    async def _first_models(self) -> None:
+        await first_models(self.control, self._settings, self._plan)
+        if self._plan.state_file:
+            self._snapshots = Snapshots(self._plan.logs / "config", self._loaded.raw)
+            self._snapshots.write(self.control.registry.state, "startup")
+            self.control.on_change = lambda: self._snapshot("snapshot")
+
+    def _snapshot(self, kind: str) -> None:
+        if self._snapshots:
+            self._snapshots.write(self.control.registry.state, kind)
 
     def _announce(self) -> None:
         """To the commands on this machine, and to whoever started us."""
@@ -131,6 +144,7 @@ class Server:
         await asyncio.wait({asyncio.create_task(self.control.stop(drain))}, timeout=drain)
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
         self._children.kill_all()
+        self._snapshot("shutdown")
         self._runtime.remove()
         self._unannounce()
         logger.info("Stopped")

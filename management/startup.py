@@ -19,6 +19,7 @@ from .devices import count_gpus
 from .errors import ManagementError, SettingsError
 from .serving import Registration
 from .settings import Loaded, Settings, load
+from .snapshots import newest
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +69,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
 def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
     """SettingsError when it can't be."""
+    logs = Path(os.environ.get("LOG_LOCATION", "logs"))
+    named = given.ts_config or os.environ.get("TS_CONFIG_FILE")
     path = (
-        given.ts_config
-        or os.environ.get("TS_CONFIG_FILE")
-        or next((p for p in ("config.properties",) if Path(p).is_file()), None)
+        named
+        or _snapshot(logs, given.no_config_snapshots)
+        or ("config.properties" if Path("config.properties").is_file() else None)
     )
     loaded = load(Path(path) if path else None, os.environ, _overrides(given))
     settings = loaded.settings
-    logs = Path(os.environ.get("LOG_LOCATION", "logs"))
     kept = Path(settings.state_file) if settings.state_file else logs / "config" / "state.json"
     plan = Plan(
         logs=logs,
@@ -87,6 +89,12 @@ def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
         detached=given.detached,
     )
     return loaded, plan
+
+
+def _snapshot(logs: Path, forget: bool) -> str | None:
+    """TorchServe's last one, where no configuration is named; what has a state file of ours started here before."""
+    found = None if forget or (logs / "config" / "state.json").exists() else newest(logs / "config")
+    return str(found) if found else None
 
 
 def greeting(settings: Settings) -> str:
@@ -113,7 +121,9 @@ async def _first_model(control: ControlPlane, registration: Registration) -> Non
 
 
 def registrations(settings: Settings, plan: Plan) -> list[Registration]:
-    """Of --models or load_models; the key `models` says more about those it names."""
+    """Of model_snapshot, else of --models or load_models, about which the key `models` says more."""
+    if settings.model_snapshot and not plan.models:
+        return _of_snapshot(json.loads(settings.model_snapshot))
     details = json.loads(settings.models or "{}")
     workers = settings.default_workers_per_model or count_gpus() or min(os.cpu_count() or 1, MOST_DEFAULT_WORKERS)
     found = []
@@ -121,6 +131,14 @@ def registrations(settings: Settings, plan: Plan) -> list[Registration]:
         facts = _facts(details, name, url)
         found.append(_registration(name, url, facts, workers))
     return found
+
+
+def _of_snapshot(document: dict[str, Any]) -> list[Registration]:
+    return [
+        _registration(name, facts["marName"], facts, 0)
+        for name, versions in document.get("models", {}).items()
+        for facts in versions.values()
+    ]
 
 
 def _registration(name: str | None, url: str, facts: dict[str, Any], workers: int) -> Registration:

@@ -181,7 +181,9 @@ def choose_runner(load_model: Callable[[], Any], config: TextModelConfig, slots:
             log.info("runner %s on %s", name, runner.device)
             return runner
         except Unsupported as reason:
-            log.warning("runner %s can't run this model: %s", name, reason)
+            log.log(
+                logging.INFO if reason.untouched else logging.WARNING, "runner %s can't run this model: %s", name, reason
+            )
             if not reason.untouched:
                 model = load_model()
     if config.engine != "static":

@@ -76,7 +76,7 @@ def test_a_folder_is_all_it_takes(folders):
 
 
 def test_a_model_our_attention_cannot_run_falls_back_and_says_so(folders, caplog):
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         model = worker.start(TextGeneration, folders("mistral-window"))
 
     assert "falling back" in caplog.text and "window of 8" in caplog.text

@@ -1,0 +1,111 @@
+"""The trained model of examples/tiny_lm through the engine: what random weights can't show."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import pytest
+import text_fakes as worker
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flambeau.handlers.generation import GenerationRequest, SamplingParams, ScoreAnswer, ScoreRequest
+from flambeau.handlers.scoring import Scoring
+from flambeau.handlers.text_generation import TextGeneration
+
+FOLDER = Path(__file__).parents[3] / "examples" / "tiny_lm" / "model"
+TOKENS = json.loads((FOLDER / "held_out.json").read_text())
+TEXTS = [TOKENS[at : at + 257] for at in range(0, len(TOKENS), 257)]
+PROMPTS = ["The license", "If the file is not", "def ", "Return the", "This module", "For more information, see"]
+
+
+@cache
+def loss(quantize=None, dtype="float32"):
+    """Nats per token on held-out text, as the engine scores it."""
+    model = worker.start(Scoring, FOLDER, quantize=quantize, dtype="auto" if quantize else dtype)
+    losses = []
+
+    def sink(event):
+        losses.extend(-logprob.logprob for logprob in event.prompt_logprobs)
+
+    for ids in TEXTS:
+        model.engine.add_request(ids, SamplingParams(max_tokens=0), sink, kind="score")
+    while model.engine.step():
+        pass
+    assert len(losses) == len(TOKENS) - len(TEXTS)
+    return sum(losses) / len(losses)
+
+
+def test_its_loss_is_the_models_own():
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    with torch.inference_mode():
+        ids = torch.tensor(TEXTS)
+        own = float(model(ids, labels=ids).loss)
+
+    assert loss() == pytest.approx(own, abs=1e-4)
+
+
+@pytest.mark.parametrize(("quantize", "most"), [("int8", 0.002), ("nf4", 0.01)])
+def test_quantized_weights_lose_little(quantize, most):
+    assert abs(loss(quantize) - loss()) < most
+
+
+def test_16_bits_lose_next_to_nothing():
+    assert abs(loss(dtype="bfloat16") - loss()) < 0.002
+
+
+@cache
+def wanted():
+    """Prompts, how many tokens, and what generate() gives for them."""
+    reference = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    asked = []
+    for number in range(32):
+        prompt, tokens = PROMPTS[number % 6] + " x" * (number % 5), 4 + number // 2
+        ids = torch.tensor([tokenizer.encode(prompt)])
+        own = reference.generate(ids, max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        asked.append((prompt, tokens, own[0, ids.shape[1] :].tolist()))
+    return asked
+
+
+@pytest.mark.parametrize("engine", ["fused", "hf"])
+def test_32_mixed_requests_get_what_generate_gives(engine):
+    model = worker.start(TextGeneration, FOLDER, engine=engine, dtype="float32")
+    replies = [
+        worker.send(
+            model,
+            "generate",
+            GenerationRequest(prompt=prompt, sampling=SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)),
+        )
+        for prompt, tokens, _ in wanted()
+    ]
+    worker.run(model, *replies)
+
+    got = [[token for event in worker.events(reply) for token in event.token_ids] for reply in replies]
+    assert got == [own for _, _, own in wanted()]
+
+
+def test_seeded_text_is_the_same_alone_and_in_a_crowd_of_32():
+    model = worker.start(TextGeneration, FOLDER, dtype="float32")
+
+    def ask(seed):
+        sampling = SamplingParams(temperature=0.9, top_p=0.95, top_k=50, seed=seed, max_tokens=24)
+        return worker.send(model, "generate", GenerationRequest(prompt=PROMPTS[seed % 6], sampling=sampling))
+
+    alone = [worker.text(worker.run(model, ask(seed))) for seed in range(4)]
+    crowd = worker.run(model, *[ask(seed) for seed in range(32)])
+
+    assert [worker.text(reply) for reply in crowd[:4]] == alone
+    assert len({worker.text(reply) for reply in crowd}) == 32
+
+
+def test_scores_come_in_the_texts_own_words():
+    model = worker.start(Scoring, FOLDER)
+
+    reply = worker.run(
+        model, worker.send(model, "score", ScoreRequest(prefix="The", suffixes=[" license", " zebra zebra"]))
+    )
+
+    likely, unlikely = msgspec.msgpack.decode(reply.body, type=ScoreAnswer).scores
+    assert likely > unlikely

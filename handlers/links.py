@@ -1,111 +1,40 @@
 """A worker's sockets: a listener, one link per HTTP process, the control link; all in one selector, nothing ever waits.
 
 Requests come out as `Exchange`s, which are the way back too. Answers are collected and written together by `flush`; what
-a peer does not take stays here and is written when it can be. Not for: what is done with a request (`worker`).
+a peer does not take stays here and is written when it can be. The parts of streams are written by `flush_soon`: at once, or,
+when they come faster than once in a millisecond, together by a thread that writes while a handler computes; it does nothing
+else, and `lock` is around whatever it touches. Not for: what is done with a request (`worker`).
 """
 
 import os
 import selectors
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from itertools import count
-from struct import Struct
 
 import msgspec
 
-from .base import Request
+from .exchange import ANSWER, Exchange
 from .protocol import (
     FRAME,
     LENGTH,
     MAX_FRAME_BYTES,
-    EndHead,
     Hello,
     Kind,
     Metric,
     ProtocolError,
     RequestHead,
-    ResponseHead,
     pack,
 )
 
 RECEIVE_BYTES = 1 << 16
-ANSWER = Struct("<IBQI")  # a frame's header and the length of its head
+STREAM_SECONDS = 0.001  # the parts of streams that come within it share a write
 
 _decode_head = msgspec.msgpack.Decoder(RequestHead).decode
-_encode = msgspec.msgpack.Encoder().encode
-_REQUEST, _RESPONSE = int(Kind.REQUEST), int(Kind.RESPONSE)
-
-
-class Exchange(Request):
-    """One request and the way back to its client: base.Request and base.Reply in one."""
-
-    __slots__ = ("closed", "frame_id", "link", "started", "taken")
-
-    def __init__(self, id: int, head: RequestHead, body: memoryview, arrived: float, link: "Link", frame_id: int) -> None:
-        self.id, self.head, self.body, self.arrived = id, head, body, arrived
-        self.link = link
-        self.frame_id = frame_id
-        self.closed = False
-        self.started = False  # START was sent
-        self.taken = 0.0  # when its batch began
-
-    @property
-    def backlog(self) -> int:
-        return self.link.unsent
-
-    def respond(
-        self,
-        body: bytes | bytearray,
-        status: int = 200,
-        headers: list[tuple[str, str]] | None = None,
-        content_type: str | None = None,
-        error: str = "",
-        reason: str = "",
-    ) -> None:
-        if self.closed:
-            return
-        if self.started:  # the status is gone already: say the rest in the stream's words
-            self.end(bytes(body).decode("utf-8", "replace") if error else "")
-            return
-        self._close()
-        now, taken = time.monotonic(), self.taken
-        times = (now - taken, taken - self.arrived) if taken else (0.0, 0.0)
-        head = _encode(ResponseHead(status, reason, headers or [], content_type, error, *times))
-        size = len(head)
-        self.link.write(ANSWER.pack(4 + size + len(body), _RESPONSE, self.frame_id, size), head, body)
-
-    def start(
-        self,
-        status: int = 200,
-        headers: list[tuple[str, str]] | None = None,
-        content_type: str | None = None,
-        reason: str = "",
-    ) -> None:
-        if not self.closed:
-            self.started = True
-            self.link.write(pack(Kind.START, self.frame_id, ResponseHead(status, reason, headers or [], content_type)))
-
-    def chunk(self, body: bytes | bytearray) -> None:
-        if self.closed:
-            return
-        if not self.started:
-            self.start()
-        self.link.write(ANSWER.pack(4 + len(body), Kind.CHUNK, self.frame_id, 0), body)
-
-    def end(self, error: str = "") -> None:
-        if not self.closed:
-            self._close()
-            self.link.write(pack(Kind.END, self.frame_id, EndHead(error)))
-
-    def drop(self) -> None:
-        """The client left: the last frame tells its HTTP process that the request costs nothing any more."""
-        self.end("cancelled") if self.started else self.respond(b"", 499)
-
-    def _close(self) -> None:
-        self.closed = True
-        self.link.exchanges.pop(self.frame_id, None)
+_REQUEST = int(Kind.REQUEST)
 
 
 class Link:
@@ -117,6 +46,7 @@ class Link:
         "_links",
         "_outgoing",
         "_unsent",
+        "_watched",
         "closed",
         "control",
         "exchanges",
@@ -136,39 +66,41 @@ class Link:
         self._incoming = bytearray()
         self._outgoing: list[bytes | bytearray] = []
         self._unsent = bytearray()
+        self._watched = False  # the selector tells when the peer takes more
 
     def write(self, *parts: bytes | bytearray) -> None:
-        if not self._outgoing:
-            self._links.dirty.append(self)
-        self._outgoing += parts
+        with self._links.lock:
+            if not self._outgoing:
+                self._links.dirty.append(self)
+            self._outgoing += parts
 
     def flush(self) -> None:
+        """Send what there is; have the rest sent when the peer takes it."""
         if self.closed:
             return
-        data: bytes | bytearray
-        if self._unsent:
-            self._unsent += b"".join(self._outgoing)
-            data = self._unsent
-        else:
-            data = b"".join(self._outgoing)
+        if not self.send():
+            self._links.close(self)
+        elif bool(self._unsent) != self._watched:
+            self._watched = not self._watched
+            self._links.watch_writing(self, self._watched)
+
+    def send(self) -> bool:
+        """As much as the socket takes; False when nobody is at its other end. Any thread, with the lock."""
+        unsent, data = self._unsent, b"".join(self._outgoing)
         self._outgoing.clear()
         try:
-            sent = self.sock.send(data)
+            if unsent:
+                unsent += data
+                del unsent[: self.sock.send(unsent)]
+            elif data and (sent := self.sock.send(data)) < len(data):
+                unsent += memoryview(data)[sent:]
         except BlockingIOError:
-            sent = 0
+            if not unsent:
+                unsent += data
         except OSError:
-            self._links.close(self)
-            return
-        if sent == len(data) and not self._unsent:
-            return
-        waited = bool(self._unsent)
-        if waited:
-            del self._unsent[:sent]
-        else:
-            self._unsent += memoryview(data)[sent:]
-        self.unsent = len(self._unsent)
-        if waited != bool(self._unsent):
-            self._links.watch_writing(self, bool(self._unsent))
+            return False
+        self.unsent = len(unsent)
+        return True
 
     def receive(self) -> None:
         try:
@@ -242,6 +174,10 @@ class Links:
         self.stopping = False
         self.lost_control = False
         self.polled = 0.0
+        self.lock = threading.RLock()
+        self._late = threading.Event()
+        self._late_writer: threading.Thread | None = None
+        self._flushed = 0.0  # by `flush_soon`
         self._listener: socket.socket | None = None
         self._hello = b""
         self._links: set[Link] = set()
@@ -286,16 +222,39 @@ class Links:
                 link()
                 continue
             if events & selectors.EVENT_WRITE:
-                link.flush()
+                with self.lock:
+                    link.flush()
             if events & selectors.EVENT_READ and not link.closed:
                 self._receive(link)
         self.polled = time.monotonic()
 
     def flush(self) -> None:
         """Hand every collected answer to its socket."""
-        dirty, self.dirty = self.dirty, []
-        for link in dirty:
-            link.flush()
+        with self.lock:
+            dirty, self.dirty = self.dirty, []
+            for link in dirty:
+                link.flush()
+
+    def flush_soon(self) -> None:
+        """The same within a millisecond, whatever the caller does meanwhile; at once when it has been quiet."""
+        now = time.monotonic()
+        if now - self._flushed > STREAM_SECONDS:
+            self._flushed = now
+            self.flush()
+        elif not self._late.is_set():
+            if self._late_writer is None:
+                self._late_writer = threading.Thread(target=self._write_late, name="late writer", daemon=True)
+                self._late_writer.start()
+            self._late.set()
+
+    def _write_late(self) -> None:
+        while self._late.wait():
+            time.sleep(STREAM_SECONDS)
+            self._late.clear()
+            with self.lock:
+                for link in self.dirty:  # they stay dirty: what can't be sent is the loop's affair
+                    if not link.closed:
+                        link.send()
 
     def tell(self, kind: Kind, head: object = None) -> None:
         """A frame for whoever started this worker."""
@@ -331,11 +290,12 @@ class Links:
         self._selector.modify(link.sock, events, link)
 
     def close(self, link: Link) -> None:
-        if link.closed:
-            return
-        link.closed = True
-        self._selector.unregister(link.sock)
-        link.sock.close()
+        with self.lock:
+            if link.closed:
+                return
+            link.closed = True
+            self._selector.unregister(link.sock)
+            link.sock.close()
         self._links.discard(link)
         self.lost_control |= link.control
         for exchange in list(link.exchanges.values()):

@@ -8,7 +8,7 @@ once and never again, and eight clients who wait for each other's answers are fo
 from collections import deque
 
 from .context import SEQUENCE_ID
-from .links import Exchange
+from .exchange import Exchange
 
 
 class Queue:

@@ -14,8 +14,8 @@ from .answers import UnsupportedOutput, encode
 from .base import PredictionException, spoken
 from .context import Context, RequestProcessor
 from .entry_point import Entry
+from .exchange import Exchange
 from .generation import InvalidRequest
-from .links import Exchange
 from .rows import BadBody, to_row
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ UNSUPPORTED = "Unsupported model output data type."
 
 
 class Runner:
-    """`breathe(seconds)` drains the sockets and writes what there is; called between the parts of streams."""
+    """`breathe(seconds)`, called between the parts of streams, has them written and now and then drains the sockets."""
 
     def __init__(
         self, entry: Entry, context: Context, decode: bool, max_response_bytes: int, breathe: Callable[[float], None]

@@ -20,8 +20,9 @@ from . import torchserve_names
 from .base import ContinuousHandler, PredictionException
 from .context import Context
 from .entry_point import Entry, Loading
+from .exchange import Exchange
 from .generation import InvalidRequest
-from .links import Exchange, Links
+from .links import STREAM_SECONDS, Links
 from .metrics import Metrics
 from .protocol import Hello, Kind, Reader, Ready, WorkerConfig, pack
 from .queue import Queue
@@ -84,6 +85,13 @@ class Worker:
         if self.links.lost_control:
             os._exit(0)
 
+    def breathe_streaming(self, seconds: float) -> None:
+        """Between two parts of streams: written soon, and the sockets are looked at only now and then."""
+        if seconds or time.monotonic() - self.links.polled > STREAM_SECONDS:
+            self.breathe(seconds)
+        else:
+            self.links.flush_soon()
+
     def may_leave(self, idle: bool) -> bool:
         """Told to stop, nothing to do, and every client has hung up (or had the time to)."""
         now = time.monotonic()
@@ -98,7 +106,7 @@ class BatchWorker(Worker):
         self.continuous = bool(config.model_yaml.get("continuousBatching"))
         self.queue = Queue(config.batch_size, config.max_batch_delay_seconds, by_sequence)
         super().__init__(context, config, control, 2 * self.queue.batch_size)
-        self.runner = Runner(entry, context, config.decode_input_request, config.max_response_bytes, self.breathe)
+        self.runner = Runner(entry, context, config.decode_input_request, config.max_response_bytes, self.breathe_streaming)
 
     def take(self, exchange: Exchange) -> None:
         self.queue.add(exchange)

@@ -247,6 +247,25 @@ def test_generators_are_streams(tmp_path):
     assert (refused.status, refused.text) == (503, "Prediction failed")
 
 
+def test_parts_leave_while_the_next_one_is_being_made(tmp_path):
+    code = """
+import time
+def parts():
+    yield "a"
+    yield "b"
+    yield "c"
+    time.sleep(20)
+def handle(rows, context):
+    return [parts() for _ in rows or ()]
+"""
+    with running(config_of(tmp_path, code)) as worker:
+        worker.peer.sock.settimeout(10)
+        worker.peer.send(b"{}")
+        frames = [worker.peer.frame() for _ in range(4)]
+
+    assert [bytes(frame.body) for frame in frames[1:]] == [b"a", b"b", b"c"]
+
+
 def test_a_generating_handler_streams_to_its_whole_batch(tmp_path):
     code = "def handle(rows, context):\n    if rows is None:\n        return\n    yield ['a']\n    yield ['b']\n"
 

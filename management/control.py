@@ -46,6 +46,7 @@ class ControlPlane:
         self.draining = False
         self.broken: dict[tuple[str, str], str] = {}  # registered, but its archive is gone or spoilt: why
         self.on_change: Callable[[], None] = lambda: None
+        self.waiting: Callable[[str, str], int] = lambda name, version: 0  # requests in the data plane's queues
         self._around = around
         self._routes = routes
         self._models_folder = models_folder

@@ -25,7 +25,7 @@ async def describe(
 
 async def _describe(control: ControlPlane, record: VersionRecord, *, customized: bool) -> dict[str, Any]:
     pool = control.pools.get((record.name, record.version))
-    found = _registered(record) | (_served(pool) if pool else {"workers": []})
+    found = _registered(record) | (_served(pool, control.waiting(record.name, record.version)) if pool else {"workers": []})
     if error := control.broken.get((record.name, record.version)) or (pool.last_error if pool else ""):
         found["lastError"] = error
     if customized and pool:
@@ -48,7 +48,7 @@ def _registered(record: VersionRecord) -> dict[str, Any]:
     }
 
 
-def _served(pool: Pool) -> dict[str, Any]:
+def _served(pool: Pool, waiting: int) -> dict[str, Any]:
     config = pool.archive.config
     retry = config.maxRetryTimeoutInSec
     return {
@@ -67,7 +67,7 @@ def _served(pool: Pool) -> dict[str, Any]:
         "maxSequenceJobQueueSize": config.maxSequenceJobQueueSize or (1 if config.sequenceBatching else 0),
         "loadedAtStartup": pool.record.loaded_at_startup,
         "workers": [_worker(worker) for worker in pool.workers],
-        "jobQueueStatus": {"remainingCapacity": pool.job_queue_size, "pendingRequests": 0},
+        "jobQueueStatus": {"remainingCapacity": max(0, pool.job_queue_size - waiting), "pendingRequests": waiting},
     }
 
 

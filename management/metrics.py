@@ -61,12 +61,11 @@ class Metrics:
             for suffix, amount in (("_sum", value), ("_count", 1.0)):
                 samples[name + suffix, labels] = samples.get((name + suffix, labels), 0.0) + amount
 
-    def forget(self, label: str, value: str) -> None:
-        """A worker or a model is gone: its gauges would lie."""
+    def clear(self, *names: str) -> None:
+        """What is about to be said anew."""
         with self._lock:
-            for family in self._families.values():
-                if family.kind == "gauge":
-                    family.samples = {k: v for k, v in family.samples.items() if (label, value) not in k[1]}
+            for name in names:
+                self._families.pop(name, None)
 
     def families(self) -> list[Family]:
         with self._lock:
@@ -84,11 +83,13 @@ class Metrics:
 
 
 def metric_line(metric: Metric, hostname: str) -> str:
-    """`Name.Unit:value|#dimension:value|#hostname:…,timestamp,request`, as TorchServe logs them."""
+    """`Name.Unit:value|#dimension:value|#hostname:…,requestID:…,timestamp:…`, as TorchServe logs them."""
     dimensions = ",".join(f"{key}:{value}" for key, value in metric.dimensions)
-    request_id = f",{metric.request_id}" if metric.request_id else ""
+    request_id = f",requestID:{metric.request_id}" if metric.request_id else ""
     value = f"{metric.value:.12g}"
-    return f"{metric.name}.{metric.unit}:{value}|#{dimensions}|#hostname:{hostname}{request_id},{int(time.time())}"
+    return (
+        f"{metric.name}.{metric.unit}:{value}|#{dimensions}|#hostname:{hostname}{request_id},timestamp:{int(time.time())}"
+    )
 
 
 def exposition(metrics: Metrics, folder: Path, wanted: Iterable[str] = ()) -> str:
@@ -105,15 +106,20 @@ def exposition(metrics: Metrics, folder: Path, wanted: Iterable[str] = ()) -> st
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def blueprint(metrics: Metrics, folder: Path, refresh: Callable[[], None], *, enabled: bool) -> Blueprint:
+def waiting_requests(folder: Path, model: str, version: str) -> int:
+    """In the queues of all HTTP processes."""
+    wanted = {("model_name", model), ("model_version", version)}
+    families = (family for family in _from_processes(folder) if family.name == "flambeau_requests_waiting")
+    return int(sum(value for family in families for (_, labels), value in family.samples.items() if wanted <= set(labels)))
+
+
+def blueprint(scrape: Callable[[list[str]], str]) -> Blueprint:
     api = Blueprint("metrics", __name__)
 
     @api.get("/metrics")
-    def scrape() -> Response:
+    def metrics() -> Response:
         """GET /metrics[?name[]=…]"""
-        refresh()
-        text = exposition(metrics, folder, request.args.getlist("name[]")) if enabled else ""
-        return Response(text, content_type=CONTENT_TYPE)
+        return Response(scrape(request.args.getlist("name[]")), content_type=CONTENT_TYPE)
 
     return api
 

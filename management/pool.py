@@ -33,7 +33,7 @@ class Surroundings:
     next_gpu: Callable[[list[int]], int | None]
     changed: Callable[[], None]
     log_line: Callable[[str, str, str], None]  # worker's thread name, stream, line
-    on_metric: Callable[[str, str, Metric], None]  # model, worker id, metric
+    on_metric: Callable[[Metric], None]
     server_version: str
 
 
@@ -156,11 +156,8 @@ class Pool:
             worker.tail.append(line)
             around.log_line(thread, stream, line)
 
-        def on_metric(metric: Metric) -> None:
-            around.on_metric(self.record.name, worker.id, metric)
-
         return await start_worker(
-            around.children, self._configuration(worker), around.environment, on_line, on_metric, self._python
+            around.children, self._configuration(worker), around.environment, on_line, around.on_metric, self._python
         )
 
     def _configuration(self, worker: Worker) -> WorkerConfig:

@@ -25,7 +25,8 @@ from .errors import ManagementError
 from .http_master import HttpMaster, write_options
 from .launcher import ARGV_MARK, READY, Running, facts_file, pid_file
 from .logs import open_logs
-from .metrics import Metrics, blueprint, exposition, metric_line
+from .measuring import Measuring
+from .metrics import blueprint, exposition, waiting_requests
 from .pool import Surroundings
 from .processes import Children, child_environment
 from .registry import Registry
@@ -79,9 +80,10 @@ class Server:
             self._loop.add_signal_handler(number, self._asked_to_stop)
         self._tokens = self._make_tokens() if self._access.any_tokens else None
         self._children = Children()
-        self.metrics = Metrics()
+        self.measuring = Measuring(settings, self.logs)
         self.control = self._control_plane()
         self._autoscaler = self._assemble_autoscaler()
+        self.control.waiting = lambda name, version: waiting_requests(self._runtime.path / "metrics", name, version)
         self._standing = True
         self.control.publish()
         self._serve(control_sockets)
@@ -94,6 +96,7 @@ class Server:
         self._announce()
         await self.control.restore()
         self._spawn(self._first_models())
+        self._spawn(self.measuring.watch_the_system())
         if self._autoscaler:
             self._spawn(self._autoscaler.run())
 
@@ -185,7 +188,7 @@ class Server:
             next_gpu=GpuRoundRobin(gpus).next,
             changed=lambda: self.control.publish(),
             log_line=self.logs.model_line,
-            on_metric=self._on_metric,
+            on_metric=self.measuring.from_handler,
             server_version=__version__,
         )
         registry = Registry(self._plan.state_file)
@@ -193,7 +196,7 @@ class Server:
 
     def _serve(self, opened: dict[str, Any]) -> None:
         settings = self._settings
-        scrape = blueprint(self.metrics, self._runtime.path / "metrics", lambda: None, enabled=self._metrics_enabled)
+        scrape = blueprint(self._scrape)
         same = addresses.parse(settings.metrics_address) == addresses.parse(settings.management_address)
         everything = [self._verbs(), *self._scaling(), scrape, api.internal(self.control, self._call)]
         self._listen(everything, sockets.listen_unix(self._runtime.path / "control.sock"))
@@ -212,7 +215,10 @@ class Server:
         folder = (self._plan.state_file or self._plan.logs / "state").parent
         numbers = self._runtime.path / "metrics"
         return assemble(
-            Path(self._settings.autoscaler_config), folder, self.control, lambda: exposition(self.metrics, numbers)
+            Path(self._settings.autoscaler_config),
+            folder,
+            self.control,
+            lambda: exposition(self.measuring.metrics, numbers),
         )
 
     def _scaling(self) -> list[Blueprint]:
@@ -238,16 +244,15 @@ class Server:
         listener.start()
         self._listeners.append(listener)
 
-    @property
-    def _metrics_enabled(self) -> bool:
-        return self._settings.enable_metrics_api and self._settings.metrics_mode != "log"
+    def _scrape(self, wanted: list[str]) -> str:
+        """Empty when metrics go to the logs alone, as in the original."""
+        if not self.measuring.exposed:
+            return ""
+        self.measuring.look(self.control.pools.values())
+        return exposition(self.measuring.metrics, self._runtime.path / "metrics", wanted)
 
     def _environment(self, hidden: str | None = None) -> dict[str, str]:
         return child_environment(os.environ, hidden)
-
-    def _on_metric(self, model: str, worker_id: str, metric: Any) -> None:
-        self.logs.model_metrics.info("%s", metric_line(metric, self.metrics.hostname))
-        self.metrics.take(metric)
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """From a view's thread into the event loop."""

@@ -51,12 +51,8 @@ class Attention:
         device = self.cache.device
         self._decode = len(slots)
         if slots:
-            place = torch.tensor(positions, device=device)
-            self._at = (place // BLOCK, torch.tensor(slots, device=device), place % BLOCK)
-            blocks = max(positions) // BLOCK + 1
-            hidden = torch.arange(blocks * BLOCK, device=device)[None] > place[:, None]
-            self._mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))[:, None, None]
-            self._reaches = [self._reach(block, slots, positions) for block in range(blocks)]
+            reaches = [self._reach(block, slots, positions) for block in range(max(positions) // BLOCK + 1)]
+            self._prepare_rows(torch.tensor(slots, device=device), torch.tensor(positions, device=device), reaches)
         self._parts, row = [], len(slots)
         for slot, start, end in parts:
             mask = None
@@ -65,6 +61,19 @@ class Attention:
                 mask = torch.zeros(seen.shape, dtype=self.cache.dtype, device=device).masked_fill_(~seen, float("-inf"))
             self._parts.append(Part(row, row + end - start, slot, start, end, mask))
             row += end - start
+
+    def prepare_fixed(self, slots: torch.Tensor, positions: torch.Tensor, blocks: int) -> None:
+        """Decoding rows alone, every one over the same number of blocks: nothing depends on what the tensors hold, so the
+        step can be recorded once and played again."""
+        self._decode, self._parts = len(slots), []
+        self._prepare_rows(slots, positions, [Reach(block, slice(0, len(slots)), slots) for block in range(blocks)])
+
+    def _prepare_rows(self, slots: torch.Tensor, positions: torch.Tensor, reaches: list[Reach]) -> None:
+        self._reaches = reaches
+        self._at = (positions // BLOCK, slots, positions % BLOCK)
+        hidden = torch.arange(len(reaches) * BLOCK, device=positions.device)[None] > positions[:, None]
+        mask = torch.zeros(hidden.shape, device=positions.device).masked_fill_(hidden, float("-inf"))
+        self._mask = mask[:, None, None]
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """q [rows, query heads, dim], k and v [rows, heads, dim] → [rows, query heads, dim]."""

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import embedding, silu
 
 from .attention import Attention
+from .fixed_steps import FixedSteps
 from .kv_cache import KvCache
 from .packed import linear
 from .runner import Output, Unsupported, flat, kv_shape, prepare
@@ -36,12 +37,12 @@ class FusedRunner:
 
     reuses_prefixes = True
 
-    def __init__(self, model: Any, slots: int, max_model_len: int) -> None:
+    def __init__(self, model: Any, slots: int, max_model_len: int, fixed_steps: bool = False) -> None:
         config = model.config.get_text_config()
         _refuse_others(model, config)
         self.max_model_len, self.vocab_size = max_model_len, config.vocab_size
         self.device, self.dtype = model.device, model.dtype
-        self.cache = KvCache(kv_shape(config), slots, max_model_len, model.dtype, self.device)
+        self.cache = KvCache(kv_shape(config), slots + 1, max_model_len, model.dtype, self.device)  # one to spoil
         self.attention = Attention(self.cache)
         self._heads, self._kv_heads = config.num_attention_heads, self.cache.shape.heads
         self._dim, self._epsilon = self.cache.shape.dim, config.rms_norm_eps
@@ -50,8 +51,11 @@ class FusedRunner:
         self._embeddings = model.get_input_embeddings().weight.detach()
         self._head = linear(model.get_output_embeddings().weight, None)
         self._layers = [self._fuse(layer) for layer in model.model.layers]
+        self._fixed = FixedSteps(self._step, self.attention, spare_slot=slots) if fixed_steps else None
 
     def run(self, plan: Plan, rows: list[int], hidden: bool) -> Output:
+        if self._fixed is not None and not plan.chunks and not hidden:
+            return Output(self._fixed.run(plan), None)
         ids, positions = flat(plan)
         prepare(self.attention, plan)
         h = self._forward(torch.tensor(ids, device=self.device), torch.tensor([positions], device=self.device))
@@ -63,6 +67,9 @@ class FusedRunner:
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.cache.copy_prefix(source, target, length)
+
+    def _step(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self._head(self._normed(self._forward(ids, positions), self._norm))  # type: ignore[no-any-return]
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """[rows] to the last layer's [rows, size]."""

@@ -169,7 +169,7 @@ def choose_runner(load_model: Callable[[], Any], config: TextModelConfig, slots:
     with torch.inference_mode():
         wanted = self_check.expected(model) if config.self_check else None
     makers: dict[str, Callable[[Any], Runner]] = {
-        "fused": lambda model: FusedRunner(model, slots, length),
+        "fused": lambda model: FusedRunner(model, slots, length, config.cuda_graphs and model.device.type == "cuda"),
         "hf": lambda model: HfRunner(model, slots, length),
     }
     for name in makers if config.engine == "auto" else [config.engine] if config.engine in makers else []:

@@ -15,6 +15,7 @@ from flambeau.handlers.generation import InvalidRequest, SamplingParams
 LENGTH = 256
 RUNNERS = {
     "fused": lambda model, slots: FusedRunner(model, slots, LENGTH),
+    "fixed": lambda model, slots: FusedRunner(model, slots, LENGTH, fixed_steps=True),
     "hf": lambda model, slots: HfRunner(model, slots, LENGTH),
     "sequential": lambda model, slots: SequentialRunner(model, LENGTH),
 }
@@ -74,7 +75,9 @@ def assert_nothing_is_left(engine):
 SHAPES = ["llama", "llama-tied", "qwen2", "qwen3", "mistral"]
 
 
-@pytest.mark.parametrize(("name", "runner"), [*((name, "fused") for name in SHAPES), ("llama", "hf"), ("gpt2", "hf")])
+@pytest.mark.parametrize(
+    ("name", "runner"), [*((name, "fused") for name in SHAPES), ("qwen3", "fixed"), ("llama", "hf"), ("gpt2", "hf")]
+)
 def test_greedy_text_is_what_generate_gives(name, runner):
     reference, engine = tiny_models.model(name), make(name, runner)
     wanted = requests(32)

@@ -6,6 +6,7 @@ from . import __version__
 from .frontend.gateway_cli import proxy
 from .management.autoscaler.cli import profile
 from .management.commands import COMMANDS
+from .management.serve_commands import COMMANDS as ONE_MODEL
 from .optimizer.cli import optimizer, simulate
 
 
@@ -15,5 +16,5 @@ def main() -> None:
     """Serve PyTorch models."""
 
 
-for command in (*COMMANDS, optimizer, profile, proxy, simulate):
+for command in (*COMMANDS, *ONE_MODEL, optimizer, profile, proxy, simulate):
     main.add_command(command)

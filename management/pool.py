@@ -48,6 +48,7 @@ class Pool:
         self._python = python
         self._last_error = ""
         self._stopping: set[asyncio.Task[None]] = set()
+        self._capabilities: list[str] = []  # as the last loaded worker told them; they outlive it
 
     @property
     def label(self) -> str:
@@ -119,10 +120,17 @@ class Pool:
             client_timeout_seconds=(config.clientTimeoutInMills or 0) / 1000,
             use_job_ticket=bool(config.useJobTicket),
             manifest_name=self.archive.manifest.model_name or record.name,
+            capabilities=self.capabilities,
             model_yaml=config.raw,
             loaded_at_startup=record.loaded_at_startup,
             wake_on_request=self._around.settings.autoscaler_config is not None and sleeps(config.raw),
         )
+
+    @property
+    def capabilities(self) -> list[str]:
+        told = [worker.process.operations for worker in self.ready() if worker.process]
+        self._capabilities = sorted({operation for one in told for operation in one}) or self._capabilities
+        return self._capabilities
 
     @property
     def job_queue_size(self) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from ..handlers import protocol
-from ..handlers.protocol import Kind, LoadFailure, Metric, RequestHead, ResponseHead, WorkerConfig
+from ..handlers.protocol import Kind, LoadFailure, Metric, Ready, RequestHead, ResponseHead, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +162,7 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._reader = protocol.Reader()
         self._loaded: asyncio.Future[LoadFailure | None] = self._loop.create_future()
+        self.operations: list[str] = []  # beyond predict and explain; known when it is loaded
         self._answers: dict[int, asyncio.Future[tuple[ResponseHead, bytes]]] = {}
         self._last_id = 0
         self._loop.add_reader(link, self._read)
@@ -243,6 +244,7 @@ class WorkerProcess:
 
     def _take(self, frame: protocol.Frame) -> None:
         if frame.kind == Kind.READY and not self._loaded.done():
+            self.operations = frame.head(Ready).operations
             self._loaded.set_result(None)
         elif frame.kind == Kind.FAILED and not self._loaded.done():
             self._loaded.set_result(frame.head(LoadFailure))

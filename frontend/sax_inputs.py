@@ -83,7 +83,7 @@ def whole(given: Mapping[str, Any], name: str) -> int:
         raise invalid(f"{name}: Field required")
     if isinstance(value, str) and value.isascii() and value.strip().lstrip("-").isdecimal():
         return int(value)
-    if _is_number(value) and value == int(value):
+    if isinstance(value, int | float) and _is_number(value) and value == int(value):
         return int(value)
     raise invalid(f"{name}: Input should be a valid integer")
 

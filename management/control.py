@@ -20,7 +20,7 @@ from ..archiver.unpack import Limits, ModelArchive, open_archive
 from .errors import BadRequest, ManagementError, WorkersFailed
 from .pool import Pool, Surroundings
 from .registry import Registry, VersionRecord
-from .routing import RouteWriter, Table
+from .routing import ModelRoute, RouteWriter, Table
 from .serving import Registration, decide
 from .settings import ALLOWED_BY_TORCHSERVE
 from .workers import Worker
@@ -45,8 +45,9 @@ class ControlPlane:
         self.pools: dict[tuple[str, str], Pool] = {}
         self.draining = False
         self.broken: dict[tuple[str, str], str] = {}  # registered, but its archive is gone or spoilt: why
-        self.on_change: Callable[[], None] = lambda: None
+        self.observers: list[Callable[[], None]] = []  # called after each change
         self.waiting: Callable[[str, str], int] = lambda name, version: 0  # requests in the data plane's queues
+        self.elsewhere: dict[str, ModelRoute] = {}  # what the cell's other machines serve, under the names it has here
         self._around = around
         self._routes = routes
         self._models_folder = models_folder
@@ -150,17 +151,23 @@ class ControlPlane:
         await asyncio.gather(*(pool.stop(drain_seconds) for pool in self.pools.values()))
 
     def publish(self) -> None:
+        models = {
+            name: {v: self.pools[name, v].route() for v in versions if (name, v) in self.pools}
+            for name, versions in self.registry.state.models.items()
+        }
+        defaults = dict(self.registry.state.defaults)
+        for name, route in self.elsewhere.items():
+            add_elsewhere(models.setdefault(name, {}), route)
+            defaults.setdefault(name, route.version)
         table = Table(
-            models={
-                name: {v: self.pools[name, v].route() for v in versions if (name, v) in self.pools}
-                for name, versions in self.registry.state.models.items()
-            },
-            defaults=dict(self.registry.state.defaults),
+            models=models,
+            defaults=defaults,
             healthy=not self.broken and not any(pool.failed for pool in self.pools.values()),
             draining=self.draining,
         )
         self._routes.publish(table)
-        self.on_change()
+        for observer in self.observers:
+            observer()
 
     @property
     def allowed_urls(self) -> tuple[str, ...]:
@@ -224,6 +231,13 @@ class ControlPlane:
         async with self._locks[name]:
             yield
             self.publish()
+
+
+def add_elsewhere(versions: dict[str, ModelRoute], route: ModelRoute) -> None:
+    """Another machine's replicas beside our own of the same version."""
+    ours = versions.get(route.version)
+    replicas = [*(ours.replicas if ours else []), *route.replicas]
+    versions[route.version] = msgspec.structs.replace(ours or route, replicas=replicas)
 
 
 async def first_failure(workers: list[Worker]) -> str:

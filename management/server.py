@@ -19,6 +19,8 @@ from flask import Blueprint
 from .. import __version__
 from . import addresses, api, guard, sockets
 from .adapter import Listener
+from .cell.service import CellService
+from .cell.settings import cell_options
 from .control import ControlPlane
 from .devices import GpuRoundRobin, count_gpus
 from .errors import ManagementError
@@ -57,6 +59,7 @@ class Server:
         self._snapshots: Snapshots | None = None  # none with --ncs
         self._master: HttpMaster | None = None
         self._listeners: list[Listener] = []
+        self._cell: CellService | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -95,6 +98,7 @@ class Server:
         logger.info("%s", greeting(settings))
         self._announce()
         await self.control.restore()
+        await self._enter_cell()
         self._spawn(self._first_models())
         self._spawn(self.measuring.watch_the_system())
         if self._autoscaler:
@@ -105,11 +109,20 @@ class Server:
         if self._plan.state_file:
             self._snapshots = Snapshots(self._plan.logs / "config", self._loaded.raw)
             self._snapshots.write(self.control.registry.state, "startup")
-            self.control.on_change = lambda: self._snapshot("snapshot")
+            self.control.observers.append(lambda: self._snapshot("snapshot"))
 
     def _snapshot(self, kind: str) -> None:
         if self._snapshots:
             self._snapshots.write(self.control.registry.state, kind)
+
+    async def _enter_cell(self) -> None:
+        settings = self._settings
+        if settings.cell:
+            options = cell_options(settings, os.environ, self._plan.state_folder)
+            self._cell = CellService(
+                options, self.control, self._runtime.path, self._plan.state_folder, self._plan.model_store
+            )
+            await self._cell.start()
 
     def _announce(self) -> None:
         """To the commands on this machine, and to whoever started us."""
@@ -137,6 +150,8 @@ class Server:
         if not self._standing:
             return  # it refused before it had started anything
         logger.info("Stopping")
+        if self._cell:
+            await self._cell.stop()
         self.control.draining = True
         self.control.publish()
         drain = self._settings.drain_timeout

@@ -62,6 +62,15 @@ class Settings:
     )
     private_key_file: str | None = _is(None, "PEM key for https addresses")
     certificate_file: str | None = _is(None, "PEM certificate chain for https addresses")
+    # -- the cell: Sax's protocol, and many machines
+    cell: str | None = _is(None, "/sax/<cell>: its models are published and served here", section="The cell")
+    sax_root: str | None = _is(None, "folder (or URL) where cells are found; SAX_ROOT, else a folder beside the state")
+    sax_address: str = _is("http://127.0.0.1:8888", "Sax's HTTP protocol, when there is a cell", address=True)
+    cell_admin: bool = _is(True, "this server decides who runs what; false: it joins the cell and obeys its admin")
+    cell_chip: str = _is("cpu", "accelerator of this machine, as the assigner counts its memory")
+    cell_topology: str = _is("1", "how many of them: 1, 4, 2x2")
+    cell_tags: str | None = _is(None, "what models may ask for by `constraints`, comma-separated")
+    cell_prune_seconds: float = _is(10.0, "a machine that is silent for so long is dead", minimum=1)
     # -- models
     model_store: str | None = _is(None, "folder of model archives that may be registered by name", section="Models")
     workflow_store: str | None = _is(None, "folder of workflow archives; model_store when not given")

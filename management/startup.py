@@ -32,6 +32,7 @@ class Plan:
     logs: Path
     metrics_logs: Path
     state_file: Path | None  # None: nothing is kept
+    state_folder: Path  # for what is kept beside the state file
     model_store: Path
     models: tuple[str, ...]  # "all", "a.mar", "name=a.mar"
     console: bool
@@ -83,6 +84,7 @@ def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
         logs=logs,
         metrics_logs=Path(os.environ.get("METRICS_LOCATION", logs)),
         state_file=None if given.no_config_snapshots else kept,
+        state_folder=kept.parent,
         model_store=_model_store(settings),
         models=tuple(given.models or _listed(settings.load_models)),
         console=given.foreground,

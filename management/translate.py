@@ -15,6 +15,8 @@ def frontend_options(settings: Settings, logs: Logs, version: str, *, tokens: bo
     others = {parse(settings.management_address), parse(settings.metrics_address)}
     return {
         "binds": [settings.inference_address],
+        "sax_binds": [settings.sax_address] if settings.cell else [],
+        "sax_cell": settings.cell or "",
         "processes": settings.http_processes,
         "server_version": version,
         "max_request_bytes": settings.max_request_size,

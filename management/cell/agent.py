@@ -53,7 +53,7 @@ class Model:
 
 
 class Agent:
-    def __init__(self, address: str, machine: Machine, host: Host, exchange: Exchange) -> None:
+    def __init__(self, address: str, machine: Callable[[], Machine], host: Host, exchange: Exchange) -> None:
         self.address = address
         self.joined = False
         self.changed = Bell()  # rung by whoever sees that a worker came or went
@@ -65,10 +65,23 @@ class Agent:
         self._incarnation = ""
         self._seen = ""
 
+    def adopt(self, held: dict[str, Order]) -> None:
+        """Before `run`: what this machine holds already."""
+        for key, order in held.items():
+            self._models[key] = Model(wanted=order, held=order)
+
+    def settled(self) -> dict[str, Order]:
+        """What is held as it was ordered, with nothing under way."""
+        return {
+            key: model.held
+            for key, model in self._models.items()
+            if model.held is not None and model.held == model.wanted and not model.reason
+        }
+
     def report(self) -> Report:
         models = {key: self._held(key, model) for key, model in self._models.items()}
         return Report(
-            address=self.address, instance=self._instance, machine=self._machine, models=models, seen=self._seen
+            address=self.address, instance=self._instance, machine=self._machine(), models=models, seen=self._seen
         )  # fmt: skip
 
     async def run(self) -> None:

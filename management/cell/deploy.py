@@ -86,6 +86,8 @@ def language_model(settings: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     }
     if engine != "mock":
         handler |= {"model_path": model, "dtype": settings["DTYPE"]}
+    if model == str(TINY_MODEL):
+        handler["threads"] = 1  # more of them only wait for each other
     if settings["INPUT_SEQ_LEN"]:
         handler["max_model_len"] = settings["INPUT_SEQ_LEN"] + steps
     extra = {

@@ -8,13 +8,12 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import uvicorn
 
 from . import wire
-from .api import Api
 from .cell import Cell
 from .errors import SaxError, invalid, not_found
 from .pages import page
@@ -22,10 +21,14 @@ from .pages import page
 logger = logging.getLogger(__name__)
 
 
+class Verbs(Protocol):
+    async def call(self, verb: str, payload: object) -> Any: ...
+
+
 class CellServer:
     """`trusted`: on a socket that only our own processes reach, which may ask without a signature at /internal/cell/<verb>."""
 
-    def __init__(self, cell: Cell, api: Api, key: bytes, *, trusted: bool = False) -> None:
+    def __init__(self, cell: Cell | None, api: Verbs, key: bytes, *, trusted: bool = False) -> None:
         self._cell = cell
         self._api = api
         self._key = key
@@ -70,7 +73,7 @@ class CellServer:
         try:
             await asyncio.wait({call, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
-                if verb == "join":
+                if verb == "join" and self._cell:
                     self._cell.left(payload.get("address", ""), payload.get("instance", ""))
                 raise SaxError("Canceled", "the caller has gone")
             return call.result()
@@ -80,6 +83,8 @@ class CellServer:
 
     async def _page(self, send: Any, path: str) -> None:
         try:
+            if self._cell is None:
+                raise not_found("this machine is a member of the cell; its admin has the pages")
             status, text = 200, page(self._cell, path)
         except SaxError as error:
             status, text = error.status, error.text

@@ -100,7 +100,7 @@ class World:
             return await wire.ask(f"127.0.0.1:{self.port}", "/cell/join", payload, key, 5)
 
         host = PretendHost()
-        agent = Agent(name, Machine(paths=[PATH], unhinted_gib=1, max_per_model=4), host, exchange_with(ask))
+        agent = Agent(name, lambda: Machine(paths=[PATH], unhinted_gib=1, max_per_model=4), host, exchange_with(ask))
         return agent, host, asyncio.create_task(agent.run())
 
     async def publish(self, replicas, checkpoint="None"):

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from ..tokenizer import HfTokenizer, Tokenizer
-from . import devices, self_check
+from . import devices, self_check, vllm
 from .config import ConfigError, TextModelConfig
 from .encoder import EncoderEngine
 from .engine import Engine, Limits
@@ -36,13 +36,14 @@ class Loaded:
 
 def load(config: TextModelConfig, folder: Path, gpu_id: int | None, chat_template: str = "") -> Loaded:
     """ConfigError says what in the YAML can't be had."""
-    if config.engine == "vllm":
-        raise ConfigError("handler.engine: vllm is not supported by this version")
     _quiet()
     if config.threads:
         torch.set_num_threads(config.threads)
     source = locate(config.model_path, folder)
     hf_config = _read_config(source, config)
+    if config.engine == "vllm":
+        tokenizer = HfTokenizer.load(source, _end_tokens(source, hf_config), chat_template or None)
+        return Loaded(tokenizer, vllm.load(config, source))
     placement = place(config, gpu_id)
     if any(name.endswith(DECODERS) for name in getattr(hf_config, "architectures", None) or []):
         return _load_decoder(config, source, hf_config, placement, chat_template)

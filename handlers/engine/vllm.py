@@ -1,0 +1,185 @@
+"""vLLM behind our interface: for who has it installed (the extra `vllm`) and asks for it (`handler.engine: vllm`).
+
+Its synchronous engine is stepped by the worker's loop like ours. It has its own scheduler, cache and samplers, so seeds give
+other texts than ours do. Not for: embeddings, which want another vLLM runner.
+"""
+
+import itertools
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+from ..generation import FinishReason, InvalidRequest, SamplingParams
+from .config import ConfigError, TextModelConfig
+from .interface import Event, Logprob, RequestKind, Sink, Stats
+
+FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
+
+
+def load(config: TextModelConfig, source: str) -> "VllmEngine":
+    try:
+        import vllm
+    except ImportError:
+        raise ConfigError("handler.engine: vllm is not installed; install the extra `vllm`") from None
+    arguments = vllm.EngineArgs(
+        model=source,
+        dtype=config.dtype,
+        max_num_seqs=config.max_batch_rows,
+        max_model_len=config.max_model_len or None,
+        tensor_parallel_size=config.num_gpu_per_model,
+        enable_prefix_caching=config.prefix_cache,
+        trust_remote_code=config.trust_remote_code,
+        quantization="bitsandbytes" if config.quantize else None,
+        skip_tokenizer_init=True,
+        disable_log_stats=True,
+    )
+    return VllmEngine(vllm.LLMEngine.from_engine_args(arguments), vllm.SamplingParams, max_rows=config.max_batch_rows)
+
+
+class _Request:
+    def __init__(self, sink: Sink, kind: RequestKind, n: int, score_from: int) -> None:
+        self.sink, self.kind, self.score_from = sink, kind, score_from
+        self.sent = [0] * n  # tokens told, of each choice
+        self.open = set(range(n))
+        self.told = False
+
+
+class VllmEngine:
+    """Implements interface.EngineLike."""
+
+    def __init__(self, inner: Any, sampling: Any, max_rows: int) -> None:
+        self._inner, self._sampling, self._max_rows = inner, sampling, max_rows
+        self.max_model_len: int = inner.model_config.max_model_len
+        self.vocab_size: int = inner.model_config.get_vocab_size()
+        self._handles = itertools.count(1)
+        self._live: dict[int, _Request] = {}
+        self._counts = dict.fromkeys(("prompt_tokens", "generated_tokens", "finished", "aborted", "steps"), 0)
+
+    def add_request(
+        self,
+        ids: Tokens[int],
+        params: SamplingParams,
+        sink: Sink,
+        *,
+        kind: RequestKind = "generate",
+        priority: int = 0,
+        score_from: int = 1,
+    ) -> int:
+        if kind == "embed":
+            raise InvalidRequest("this engine does not embed")
+        if params.grammar:
+            raise InvalidRequest("this engine is not held to grammars", "response_format")
+        if not 0 < len(ids) < self.max_model_len:
+            raise InvalidRequest(f"the prompt has {len(ids)} tokens, the model takes {self.max_model_len}", "prompt")
+        handle = next(self._handles)
+        try:
+            options = self._sampling(**_options(params, kind, self.max_model_len - len(ids)))
+            self._inner.add_request(str(handle), {"prompt_token_ids": list(ids)}, options, priority=priority)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+        self._live[handle] = _Request(sink, kind, params.n, score_from)
+        self._counts["prompt_tokens"] += len(ids)
+        return handle
+
+    def abort(self, handle: int, index: int | None = None) -> None:
+        self._end(handle, index, "aborted")
+
+    def complete(self, handle: int, index: int) -> None:
+        self._end(handle, index, "finished")
+
+    def step(self) -> bool:
+        if not self._live:
+            return False
+        self._counts["steps"] += 1
+        for output in self._inner.step():
+            request = self._live.get(int(output.request_id))
+            if request is not None:
+                self._deliver(int(output.request_id), request, output)
+        return bool(self._live)
+
+    def stats(self) -> Stats:
+        running = min(len(self._live), self._max_rows)
+        return Stats(running=running, waiting=len(self._live) - running, max_rows=self._max_rows, **self._counts)
+
+    def drain(self) -> None:
+        for handle, request in list(self._live.items()):
+            self._end(handle, None, "aborted")
+            for index in request.open:
+                request.sink(Event(index, finish="abort"))
+
+    def _end(self, handle: int, index: int | None, count: str) -> None:
+        request = self._live.get(handle)
+        if request is None:
+            return
+        if index is not None:
+            request.open.discard(index)  # the other choices go on: vLLM ends them together
+        if index is None or not request.open:
+            self._inner.abort_request([str(handle)])
+            del self._live[handle]
+            self._counts[count] += 1
+
+    def _deliver(self, handle: int, request: _Request, output: Any) -> None:
+        for choice in output.outputs:
+            if choice.index not in request.open:
+                continue
+            start = request.sent[choice.index]
+            tokens = list(choice.token_ids[start:])
+            request.sent[choice.index] += len(tokens)
+            finish = FINISH.get(choice.finish_reason or "", "error") if choice.finish_reason else None
+            if not tokens and finish is None:
+                continue
+            event = Event(choice.index, [] if request.kind == "score" else tokens, finish=finish)
+            if choice.logprobs is not None and request.kind == "generate":
+                event.logprobs = [_logprob(token, choice.logprobs[start + at]) for at, token in enumerate(tokens)]
+            if not request.told:
+                request.told = True
+                event.cached_tokens = output.num_cached_tokens or 0
+                event.prompt_logprobs = _of_prompt(request, output)
+            event.stop_reason = choice.stop_reason if isinstance(choice.stop_reason, int) else None
+            self._counts["generated_tokens"] += len(event.token_ids)
+            if finish is not None:
+                request.open.discard(choice.index)
+            request.sink(event)
+        if not request.open and handle in self._live:
+            del self._live[handle]
+            self._counts["finished"] += 1
+
+
+def _options(params: SamplingParams, kind: RequestKind, room: int) -> dict[str, Any]:
+    """vLLM generates one token at least; a score's is not told."""
+    score = kind == "score" or params.max_tokens == 0
+    return {
+        "n": params.n,
+        "max_tokens": 1 if score else min(params.max_tokens or room, room),
+        "min_tokens": params.min_tokens,
+        "temperature": params.temperature,
+        "top_k": params.top_k,
+        "top_p": params.top_p or 1.0,
+        "min_p": params.min_p,
+        "seed": params.seed,
+        "stop_token_ids": list(params.stop_token_ids),
+        "ignore_eos": params.ignore_eos,
+        "repetition_penalty": params.repetition_penalty,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "logit_bias": dict(params.logit_bias) or None,
+        "logprobs": params.logprobs,
+        "prompt_logprobs": (params.prompt_logprobs or 0) if kind == "score" else params.prompt_logprobs,
+        "detokenize": False,
+    }
+
+
+def _of_prompt(request: _Request, output: Any) -> list[Logprob] | None:
+    if output.prompt_logprobs is None:
+        return None
+    ids = output.prompt_token_ids
+    told = [_logprob(token, values) for token, values in zip(ids, output.prompt_logprobs, strict=True)]
+    return told[request.score_from :] if request.kind == "score" else told
+
+
+def _logprob(token: int, values: Any) -> Logprob:
+    """From vLLM's mapping of tokens to log-probabilities."""
+    if values is None:
+        return Logprob(token, None)
+    best = sorted(values.items(), key=lambda pair: -pair[1].logprob)
+    top = tuple((other, value.logprob) for other, value in best)
+    return Logprob(token, values[token].logprob, top)

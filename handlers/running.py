@@ -31,13 +31,20 @@ class Runner:
     """`breathe(seconds)`, called between the parts of streams, has them written and now and then drains the sockets."""
 
     def __init__(
-        self, entry: Entry, context: Context, decode: bool, max_response_bytes: int, breathe: Callable[[float], None]
+        self,
+        entry: Entry,
+        context: Context,
+        decode: bool,
+        max_response_bytes: int,
+        breathe: Callable[[float], None],
+        in_step: bool = False,
     ) -> None:
         self._entry = entry
         self._context = context
         self._decode = decode
         self._max_response_bytes = max_response_bytes
         self._breathe = breathe
+        self._in_step = in_step  # with other ranks, which don't know that a client has left: streams run to their end
         self._batch: list[Exchange] = []
         self._await: Callable[[Any], Any] | None = None
         context.send_part = self._send_part
@@ -131,7 +138,7 @@ class Runner:
     def _chunk(self, at: int, part: Any) -> None:
         exchange = self._batch[at]
         if exchange.closed:
-            return
+            return  # its client left
         if not exchange.started:
             processor = self._context.request_processor[at]
             headers, content_type = sendable(processor.get_response_headers())
@@ -145,7 +152,7 @@ class Runner:
             waiting = 0
             for at, stream in list(streams.items()):
                 exchange = self._batch[at]
-                if exchange.closed:
+                if exchange.closed and not self._in_step:
                     streams.pop(at).close()  # type: ignore[attr-defined]
                 elif exchange.backlog > BACKLOG_BYTES:
                     waiting += 1
@@ -190,7 +197,7 @@ class Runner:
                     if part is not None:
                         self._chunk(at, part)
                 self._breathe(0.0)
-                if all(exchange.closed for exchange in self._batch):
+                if not self._in_step and all(exchange.closed for exchange in self._batch):
                     break
         finally:
             outputs.close()

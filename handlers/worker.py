@@ -19,13 +19,14 @@ import time
 from . import torchserve_names
 from .base import ContinuousHandler, PredictionException
 from .context import Context
-from .entry_point import Entry, Loading
+from .entry_point import Entry, EntryPointError, Loading
 from .exchange import Exchange
 from .generation import InvalidRequest
 from .links import STREAM_SECONDS, Links
 from .metrics import Metrics
 from .protocol import Hello, Kind, Reader, Ready, WorkerConfig, pack
 from .queue import Queue
+from .ranks import Follower, Followers, world_size
 from .running import BAD_REQUEST, FAULT, Runner, verdict
 
 logger = logging.getLogger(__name__)
@@ -39,19 +40,39 @@ def main(arguments: list[str]) -> int:
     control = socket.socket(fileno=int(arguments[-1]))
     config = receive_config(control)
     prepare_process(config)
+    size = world_size(config.model_yaml)
+    follows = not config.listen  # rank 1 and up of a model that runs in several processes
+    followers = Followers(config, size) if size > 1 and not follows else None
     context = Context(config, Metrics(config.model))
+    if size > 1 and config.gpu_id is not None:
+        context.system_properties["gpu_id"] = int(os.environ["LOCAL_RANK"])
     declare_metrics(context, config.metrics_config)
     loading = Loading(config.handler, config.model_dir, config.service_envelope)
+    failure = None
     try:
         handler = loading.load(context)
+        if size > 1 and isinstance(handler, ContinuousHandler):
+            raise EntryPointError("torchrun: a handler which takes requests one by one runs in one process")
+        failure = followers.wait() if followers else None
     except BaseException as error:  # whatever a model's code does, the cause is told
         failure = loading.failure(error)
+    if failure is not None:
+        if followers:
+            followers.end()
         print(failure.traceback, file=sys.stderr, flush=True)
         control.sendall(pack(Kind.FAILED, 0, failure))
         return 1
     gc.freeze()  # what loading made stays; the collector need not look at it again
-    worker = ContinuousWorker if isinstance(handler, ContinuousHandler) else BatchWorker
-    worker(handler, context, config, control).serve()  # type: ignore[arg-type]
+    worker: ContinuousWorker | BatchWorker | Follower
+    if isinstance(handler, ContinuousHandler):
+        worker = ContinuousWorker(handler, context, config, control)
+    elif follows:
+        worker = Follower(handler, context, config, control)
+    else:
+        worker = BatchWorker(handler, context, config, control, followers)
+    worker.serve()
+    if followers:
+        followers.end()
     return 0
 
 
@@ -101,12 +122,27 @@ class Worker:
 
 
 class BatchWorker(Worker):
-    def __init__(self, entry: Entry, context: Context, config: WorkerConfig, control: socket.socket) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        context: Context,
+        config: WorkerConfig,
+        control: socket.socket,
+        followers: Followers | None = None,
+    ) -> None:
+        self.followers = followers
         by_sequence = bool(config.model_yaml.get("sequenceBatching"))
         self.continuous = bool(config.model_yaml.get("continuousBatching"))
         self.queue = Queue(config.batch_size, config.max_batch_delay_seconds, by_sequence)
         super().__init__(context, config, control, 2 * self.queue.batch_size)
-        self.runner = Runner(entry, context, config.decode_input_request, config.max_response_bytes, self.breathe_streaming)
+        self.runner = Runner(
+            entry,
+            context,
+            config.decode_input_request,
+            config.max_response_bytes,
+            self.breathe_streaming,
+            in_step=followers is not None,
+        )
 
     def take(self, exchange: Exchange) -> None:
         self.queue.add(exchange)
@@ -128,6 +164,8 @@ class BatchWorker(Worker):
                 if not queue or queue.patience(written):
                     continue
             batch = queue.take()
+            if self.followers is not None:
+                self.followers.hand_on(batch)
             self.runner.run(batch)
             queue.finished(len(batch))
             if self.continuous and (unfinished := [exchange for exchange in batch if not exchange.closed]):
@@ -191,6 +229,8 @@ def prepare_process(config: WorkerConfig) -> None:
     model_dir = os.path.realpath(config.model_dir)
     sys.path[:] = [model_dir, *(os.path.abspath(place) for place in sys.path[1:])]
     os.chdir(config.model_dir)
+    if config.device_ids and config.model_yaml.get("parallelType"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, config.device_ids))  # all of them are this model's
     torchserve_names.install()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")

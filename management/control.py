@@ -79,6 +79,11 @@ class ControlPlane:
             raise WorkersFailed(f"Failed to start workers for model {record.name} version: {record.version}", cause)
         return Scaled(record.name, record.version, record.min_workers)
 
+    @property
+    def healthy(self) -> bool:
+        """Every registered model could be opened and has the workers it should have."""
+        return not self.broken and not any(pool.failed for pool in self.pools.values())
+
     async def scale(self, name: str, version: str | None, low: int, high: int | None, *, wait: bool) -> Scaled:
         """All or nothing when waited for: if a new worker can't load, the counts are as before."""
         high = low if high is None else high
@@ -162,7 +167,7 @@ class ControlPlane:
         table = Table(
             models=models,
             defaults=defaults,
-            healthy=not self.broken and not any(pool.failed for pool in self.pools.values()),
+            healthy=self.healthy,
             draining=self.draining,
         )
         self._routes.publish(table)

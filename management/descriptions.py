@@ -71,12 +71,29 @@ def _served(pool: Pool, waiting: int) -> dict[str, Any]:
     }
 
 
+def _state(worker: Worker) -> str:
+    """TorchServe's word for it."""
+    return {State.READY: "READY", State.FAILED: "FAILED", State.STOPPING: "UNLOADING"}.get(worker.state, "LOADING")
+
+
+def describe_worker(worker: Worker) -> dict[str, Any]:
+    """For the dashboard: a worker in plain words."""
+    return {
+        "id": worker.id,
+        "status": _state(worker),
+        "pid": worker.pid,
+        "memory_bytes": _memory(worker.pid),
+        "device": "CPU" if worker.gpu_id is None else f"GPU {worker.gpu_id}",
+        "since": worker.started_at.isoformat(timespec="seconds"),
+    }
+
+
 def _worker(worker: Worker) -> dict[str, Any]:
     on_gpu = worker.gpu_id is not None
     return {
         "id": worker.id,
         "startTime": worker.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "status": {State.READY: "READY", State.FAILED: "FAILED", State.STOPPING: "UNLOADING"}.get(worker.state, "LOADING"),
+        "status": _state(worker),
         "memoryUsage": _memory(worker.pid),
         "pid": worker.pid,  # null while there is no process: a number such as -1 would make `kill` mean everybody
         "gpu": on_gpu,

@@ -1,4 +1,6 @@
-"""The HTTP processes' master (gunicorn): told what to serve by one file, started, watched, replaced, drained.
+"""The data plane's processes: gunicorn's master of the HTTP processes, and the gRPC process where it is installed.
+
+Told what to serve by one file; started, watched, replaced, drained.
 
 Not for: its children, which it replaces itself; nor for importing any of it: the two meet in the options file's keys.
 """
@@ -10,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,15 @@ POLL_SECONDS = 0.02
 
 
 class HttpMaster:
-    def __init__(self, children: Children, runtime: Path, environment: Mapping[str, str]) -> None:
-        self._children, self._runtime, self._environment = children, runtime, environment
+    def __init__(
+        self,
+        children: Children,
+        environment: Mapping[str, str],
+        arguments: Sequence[str],
+        module: str = "flambeau.frontend.server",
+    ) -> None:
+        self._children, self._environment = children, environment
+        self._argv = [sys.executable, "-m", module, *arguments]
         self._child: Child | None = None
         self._task = asyncio.create_task(self._keep_alive())
 
@@ -52,13 +61,12 @@ class HttpMaster:
         delays = backoff()
         while True:
             begun = time.monotonic()
-            argv = [sys.executable, "-m", "flambeau.frontend.server", str(self._runtime)]
-            self._child = self._children.spawn(argv, self._environment, _log_line)
+            self._child = self._children.spawn(self._argv, self._environment, _log_line)
             code = await asyncio.shield(self._child.ended)
             if time.monotonic() - begun > SETTLED_SECONDS:
                 delays = backoff()
             delay = next(delays)
-            logger.error("The HTTP processes' master %s; next start in %d s", describe_end(code), delay)
+            logger.error("%s %s; next start in %d s", self._argv[2], describe_end(code), delay)
             await asyncio.sleep(delay)
 
 

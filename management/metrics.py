@@ -96,7 +96,7 @@ def exposition(metrics: Metrics, folder: Path, wanted: Iterable[str] = ()) -> st
     """`wanted`: names of samples; none: all."""
     names = set(wanted)
     lines = []
-    for family in [*_from_processes(folder), *metrics.families()]:
+    for family in all_families(metrics, folder):
         samples = [
             (n, labels, v) for (n, labels), v in family.samples.items() if not names or n in names or family.name in names
         ]
@@ -111,6 +111,11 @@ def waiting_requests(folder: Path, model: str, version: str) -> int:
     wanted = {("model_name", model), ("model_version", version)}
     families = (family for family in _from_processes(folder) if family.name == "flambeau_requests_waiting")
     return int(sum(value for family in families for (_, labels), value in family.samples.items() if wanted <= set(labels)))
+
+
+def all_families(metrics: Metrics, folder: Path) -> list[Family]:
+    """The HTTP processes' and the control plane's own."""
+    return [*_from_processes(folder), *metrics.families()]
 
 
 def blueprint(scrape: Callable[[list[str]], str]) -> Blueprint:

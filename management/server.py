@@ -5,12 +5,13 @@ start` or `torchserve --start`. Not for: what the verbs do, which is `control`'s
 """
 
 import asyncio
+import importlib.util
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,15 @@ from .adapter import Listener
 from .cell.service import CellService
 from .cell.settings import cell_options
 from .control import ControlPlane
+from .dashboard import blueprint as dashboard
+from .dashboard import recent_decisions
 from .devices import GpuRoundRobin, count_gpus
 from .errors import ManagementError
 from .http_master import HttpMaster, write_options
 from .launcher import ARGV_MARK, READY, Running, facts_file, pid_file
 from .logs import open_logs
 from .measuring import Measuring
-from .metrics import blueprint, exposition, waiting_requests
+from .metrics import all_families, blueprint, exposition, waiting_requests
 from .pool import Surroundings
 from .processes import Children, child_environment
 from .registry import Registry
@@ -58,6 +61,7 @@ class Server:
         self._standing = False
         self._snapshots: Snapshots | None = None  # none with --ncs
         self._master: HttpMaster | None = None
+        self._grpc: HttpMaster | None = None
         self._listeners: list[Listener] = []
         self._cell: CellService | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -93,7 +97,8 @@ class Server:
         write_options(
             self._runtime.path, frontend_options(settings, self.logs, __version__, tokens=self._access.inference_tokens)
         )
-        self._master = HttpMaster(self._children, self._runtime.path, self._environment())
+        self._master = HttpMaster(self._children, self._environment(), [str(self._runtime.path)])
+        self._grpc = self._start_grpc()
         await self._master.ready(inference, READY_SECONDS)
         logger.info("%s", greeting(settings))
         self._announce()
@@ -157,8 +162,7 @@ class Server:
         drain = self._settings.drain_timeout
         for task in self._tasks:
             task.cancel()
-        if self._master:
-            await self._master.stop(drain + 5)
+        await asyncio.gather(*(each.stop(drain + 5) for each in (self._master, self._grpc) if each))
         await asyncio.wait({asyncio.create_task(self.control.stop(drain))}, timeout=drain)
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
         self._children.kill_all()
@@ -213,10 +217,10 @@ class Server:
         settings = self._settings
         scrape = blueprint(self._scrape)
         same = addresses.parse(settings.metrics_address) == addresses.parse(settings.management_address)
-        everything = [self._verbs(), *self._scaling(), scrape, api.internal(self.control, self._call)]
+        everything = [self._verbs(), *self._scaling(), self._page(), scrape, api.internal(self.control, self._call)]
         self._listen(everything, sockets.listen_unix(self._runtime.path / "control.sock"))
         if "management" in opened:
-            verbs = [self._verbs(), *self._scaling(), *([scrape] if same else [])]
+            verbs = [self._verbs(), *self._scaling(), self._page(), *([scrape] if same else [])]
             self._listen(verbs, opened["management"], settings.management_address)
         if "metrics" in opened:
             self._listen([scrape], opened["metrics"], settings.metrics_address)
@@ -241,7 +245,34 @@ class Server:
             return []
         from .autoscaler.api import blueprint as autoscaler_routes
 
-        return [autoscaler_routes(self._autoscaler, self._call)]
+        routes = autoscaler_routes(self._autoscaler, self._call)
+        routes.before_request(self._token_check())
+        return [routes]
+
+    def _page(self) -> Blueprint:
+        numbers = self._runtime.path / "metrics"
+
+        def decisions() -> dict[str, Any] | None:
+            return recent_decisions(self._autoscaler) if self._autoscaler else None
+
+        return dashboard(
+            self.control, lambda: all_families(self.measuring.metrics, numbers), decisions, self._token_check()
+        )
+
+    def _token_check(self) -> Callable[[], None]:
+        if self._tokens and self._access.management_tokens:
+            return guard.token_check(self._tokens)
+        return lambda: None
+
+    def _start_grpc(self) -> HttpMaster | None:
+        """Where the extra `grpc` is installed; a port of 0 leaves it out."""
+        settings = self._settings
+        if not (settings.grpc_inference_port and settings.grpc_management_port and importlib.util.find_spec("grpc")):
+            return None
+        inference = f"{settings.grpc_inference_address}:{settings.grpc_inference_port}"
+        management = f"{settings.grpc_management_address}:{settings.grpc_management_port}"
+        arguments = [str(self._runtime.path), "--inference", inference, "--management", management]
+        return HttpMaster(self._children, self._environment(), arguments, "flambeau.frontend.grpc_api.server")
 
     def _verbs(self) -> Blueprint:
         tokens = self._tokens if self._access.management_tokens else None

@@ -42,7 +42,8 @@ class LiveServer:
         urls = [f"http://127.0.0.1:{port}" for port in free_ports(3)]
         self.client = Client(*urls)
         names = ("inference_address", "management_address", "metrics_address")
-        given = dict(zip(names, urls, strict=True)) | {"model_store": str(self.store)} | settings
+        no_grpc = {"grpc_inference_port": 0, "grpc_management_port": 0}
+        given = dict(zip(names, urls, strict=True)) | {"model_store": str(self.store)} | no_grpc | settings
         (folder / "config.properties").write_text("".join(f"{key}={value}\n" for key, value in given.items()))
         self.process = None
 

@@ -1,0 +1,36 @@
+import json
+import urllib.request
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.headers, answer.read()
+
+
+def test_the_page_shows_a_model_its_worker_and_what_it_answered(live_server):
+    server = live_server()
+    server.archive("echo")
+    server.client.register("echo", initial_workers=1)
+    for _ in range(3):
+        server.client.predict("echo", b"x")
+
+    def data():
+        return json.loads(get(f"{server.client.management}/dashboard/data")[1])
+
+    server.wait(lambda: data()["models"][0]["requests"] == 3)
+    (model,), (worker,) = data()["models"], data()["workers"]
+    assert (model["name"], model["ready"], model["default"], model["error"]) == ("echo", 1, True, "")
+    assert model["buckets"][-1] == ["+Inf", 3.0]
+    assert (worker["model"], worker["status"], worker["device"]) == ("echo", "READY", "CPU")
+    assert data()["autoscaler"] is None
+
+
+def test_the_page_brings_all_it_needs_and_lets_nothing_else_in(live_server):
+    server = live_server()
+
+    headers, page = get(f"{server.client.management}/dashboard")
+
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    for part in (b"/dashboard/style.css", b"/dashboard/page.js"):
+        assert part in page
+        assert get(server.client.management + part.decode())[1]

@@ -72,7 +72,8 @@ class LanguageModel:
     @property
     def credit(self) -> int:
         """Requests which one HTTP process may have here at a time: those that run and those that wait for a row."""
-        return self.config.max_batch_rows + (self.config.max_waiting or self.config.max_batch_rows)
+        rows, waiting = self.config.max_batch_rows, self.config.max_waiting
+        return rows + (rows if waiting is None else waiting)
 
     def submit(self, request: Request, reply: Reply) -> None:
         operation = request.head.operation

@@ -43,14 +43,14 @@ class TextModelConfig:
     max_batch_tokens: int = 0  # tokens of one step; 0: 256 on a CPU, 2048 on a GPU
     max_model_len: int = 0  # positions; 0: what the model's configuration says
     kv_cache_tokens: int = 0  # of all sequences together; 0: max_batch_rows full sequences, as far as memory reaches
-    max_waiting: int = 0  # requests the worker takes beyond its rows; 0: as many as it has rows
-    prefix_cache: bool = True
+    max_waiting: int | None = None  # requests the worker takes beyond its rows; as many as it has rows unless said
+    prefix_cache: bool = True  # take over what earlier texts with the same beginning left
     self_check: bool = True  # compare with the model's own forward pass while loading
-    cuda_graphs: bool = True
-    trust_remote_code: bool = False
-    prompt_format: PromptFormat = ""
+    cuda_graphs: bool = True  # record decoding steps on a GPU
+    trust_remote_code: bool = False  # run Python that comes with the weights
+    prompt_format: PromptFormat = ""  # of HELM's prompts
     system: str = ""  # the system text of prompt_format
-    close_inst: Literal["auto", "never"] = "auto"
+    close_inst: Literal["auto", "never"] = "auto"  # auto: llama-2-chat prompts that have no [/INST] get one
     chat_template: str = ""  # a file in the archive or a template; the tokenizer's own otherwise
     truncate_prompt: bool = False  # cut prompts that are too long from the left, rather than refuse them
     pooling: Literal["", "mean", "cls", "last"] = ""  # of embeddings; "": as the model folder says, else mean or last
@@ -98,7 +98,7 @@ def _cast(name: str, field_: Any, value: Any) -> Any:
             return [str(item) for item in value]
         if isinstance(default, float):
             return float(value)
-        if isinstance(default, int) or name.endswith("gpu_max_memory"):
+        if isinstance(default, int) or int in get_args(field_.type):
             return int(float(value))  # YAML reads 4.8e10 as a string
         return str(value)
     except (KeyError, TypeError, ValueError):

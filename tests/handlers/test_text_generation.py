@@ -239,3 +239,8 @@ def test_steps_take_the_time_of_the_profile(tmp_path):
 
     assert timing.seconds(rows=8, prefill_tokens=0) == pytest.approx(0.010)
     assert timing.seconds(rows=0, prefill_tokens=100) == pytest.approx(0.020)
+
+
+@pytest.mark.parametrize(("section", "credit"), [({}, 64), ({"max_batch_rows": 8}, 16), ({"max_waiting": 0}, 32)], ids=str)
+def test_a_worker_takes_as_many_requests_as_it_has_rows_and_some_that_wait(tmp_path, section, credit):
+    assert start(TextGeneration, tmp_path, **FAST, **section).credit == credit

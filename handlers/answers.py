@@ -6,12 +6,13 @@ status and headers, which the Context holds.
 
 import io
 import json
+import json.encoder
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-_compact = json.JSONEncoder().encode
 _format = msgspec.json.format
 
 
@@ -29,9 +30,27 @@ def encode(value: Any) -> bytes | bytearray:
         return _text(value)
     try:
         # Indenting makes json.dumps ten times slower; msgspec indents JSON without touching its strings and numbers.
-        return _format(_compact(value), indent=2).encode()
-    except (TypeError, ValueError, RecursionError):  # includes msgspec's refusal of NaN
+        return _format("".join(_compact(value, 0)), indent=2).encode()
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):  # NaN and loops among them
         return _unusual(value)
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _json_pieces() -> Callable[[Any, int], Iterable[str]]:
+    """What json.dumps makes anew for each call, made once."""
+    encoder: Any = json.encoder  # its C part is not in the stubs
+    if encoder.c_make_encoder is None:
+        return lambda value, _: (json.dumps(value),)
+    no_markers = no_indent = None
+    return encoder.c_make_encoder(  # type: ignore[no-any-return]
+        no_markers, _refuse, encoder.encode_basestring_ascii, no_indent, ": ", ", ", False, False, True
+    )
+
+
+_compact = _json_pieces()
 
 
 def _text(value: str) -> bytes:

@@ -5,6 +5,7 @@ as str; what can't be decoded, and everything else, arrives as a bytearray. Not 
 """
 
 import json
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,7 +25,7 @@ class BadBody(Exception):
 def to_row(head: RequestHead, body: memoryview, decode: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
     """The row, and each field's content type."""
     full = _content_type(head.headers)
-    kind = full.partition(b";")[0].strip().lower().decode("latin-1")
+    kind = _bare(full)
     if head.operation == "describe":
         return {}, {}
     if kind == "multipart/form-data":
@@ -45,6 +46,11 @@ def _content_type(headers: list[tuple[bytes, bytes]]) -> bytes:
         if len(name) == 12 and name.lower() == b"content-type":
             return value
     return b""
+
+
+@lru_cache(256)
+def _bare(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
 
 
 def _value(kind: str, value: memoryview | bytes, decode: bool) -> Any:
@@ -106,7 +112,7 @@ def _part_header(header: bytes) -> tuple[str, str]:
         if key == b"content-disposition":
             name = _parameters(value).get("name")
         elif key == b"content-type":
-            kind = value.partition(b";")[0].strip().lower().decode("latin-1")
+            kind = _bare(value)
     if name is None:
         raise BadBody("multipart part without a name")
     return name, kind

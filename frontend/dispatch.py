@@ -16,6 +16,8 @@ from .errors import ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, 
 from .link import Call, Link
 from .metrics import ModelMetrics
 
+TELL_WITHIN_SECONDS = 0.3  # of a worker's death; so long we wait to hear how it died
+
 
 class ModelQueue:
     """One version of one model. `route` is the newest that the control plane has published."""
@@ -30,6 +32,8 @@ class ModelQueue:
         self.outstanding = 0  # waiting here or in flight
         self._links: dict[str, Link] = {}  # by worker; at most one each
         self._open: list[Link] = []  # those that may be sent requests
+        self._orphans: list[tuple[Link, list[Call], float]] = []  # of workers that died
+        self._removed = False
         self._limit = route.job_queue_size
         self._on_stalled = on_stalled
         self._dialler = dialler
@@ -114,10 +118,15 @@ class ModelQueue:
             self._open.remove(link)
             self._measure()
 
-    def lost(self, link: Link) -> None:
+    def lost(self, link: Link, calls: list[Call]) -> None:
+        """Its calls are told when the table says how the worker ended, or soon."""
         self.leaving(link)
         if self._links.get(link.worker_id) is link:
             del self._links[link.worker_id]  # `tick` connects again as long as the table lists the worker
+        if calls:
+            self._orphans.append((link, calls, self._loop.time() + TELL_WITHIN_SECONDS))
+        if self._removed:
+            self._tell_orphans(float("inf"))  # nobody ticks us any more
 
     def _refill(self) -> None:
         while self.waiting and (link := self._least_busy()) is not None:
@@ -141,11 +150,22 @@ class ModelQueue:
             link.retire()
         self._measure()
         self._connect()
+        self._tell_orphans(self._loop.time())
         if not (route.replicas or route.wanted_workers or route.wake_on_request):
             self._fail_waiting(NoWorker(route.name, None))
 
+    def _tell_orphans(self, now: float) -> None:
+        orphans, self._orphans = self._orphans, []
+        for link, calls, deadline in orphans:
+            if (end := self.route.ends.get(link.worker_id)) or now > deadline:
+                link.fail(calls, WorkerDied(f"({end})" if end else ""))
+            else:
+                self._orphans.append((link, calls, deadline))
+
     def remove(self) -> None:
         """The version is unregistered: what waits still goes to its workers, which finish what they are sent."""
+        self._removed = True
+        self._tell_orphans(float("inf"))
         while self.waiting and self._open:
             link = min(self._open, key=lambda link: len(link.in_flight))
             link.send(self.waiting.popleft(), self._loop.time())
@@ -175,6 +195,7 @@ class ModelQueue:
     def tick(self, now: float) -> None:
         """Some times a second: connect to new workers, give up those that are silent."""
         self._connect()
+        self._tell_orphans(now)
         timeout = self.route.response_timeout_seconds
         for link in list(self._links.values()):
             if link.in_flight and now - link.heard > timeout:

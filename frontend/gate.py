@@ -7,7 +7,6 @@ plane's; it writes `<runtime>/inference_keys.json`.
 
 import hmac
 import logging
-import os
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,20 +29,12 @@ class InferenceKey(msgspec.Struct, frozen=True):
 
 
 class InferenceKeys(msgspec.Struct, frozen=True):
-    """The keys file; while keys are rotated, it holds the old one too."""
+    """The keys file, replaced as a whole; while keys are rotated, it holds the old one too."""
 
     keys: list[InferenceKey] = []
 
 
 KEYS_FILE = "inference_keys.json"
-
-
-def write_keys(runtime: Path, keys: InferenceKeys) -> None:
-    """The control plane's end: replaced atomically, readable by nobody else."""
-    next_ = runtime / f"{KEYS_FILE}.next"
-    with os.fdopen(os.open(next_, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(keys))
-    os.replace(next_, runtime / KEYS_FILE)
 
 
 class Gate:
@@ -91,7 +82,7 @@ class Gate:
     def read_keys(self) -> None:
         """Reads the file when it was replaced; without a file nobody passes."""
         try:
-            stat = os.stat(self._file)
+            stat = self._file.stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)
             if stamp == self._stamp:
                 return

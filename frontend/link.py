@@ -24,7 +24,7 @@ from ..handlers.protocol import (
     pack,
 )
 from .dial import Dialler
-from .errors import RequestError, WorkerDied
+from .errors import RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Owner(Protocol):
     def opened(self, link: "Link") -> None: ...
     def freed(self, link: "Link", calls: int) -> None: ...
     def leaving(self, link: "Link") -> None: ...
-    def lost(self, link: "Link") -> None: ...
+    def lost(self, link: "Link", calls: list[Call]) -> None: ...
 
 
 class Link(asyncio.Protocol):
@@ -223,9 +223,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self._owner.lost(self)
         calls, self.in_flight = list(self.in_flight.values()), {}
-        self.fail(calls, WorkerDied())
+        self._owner.lost(self, calls)
 
     def fail(self, calls: list[Call], error: RequestError) -> None:
         for call in calls:

@@ -49,6 +49,7 @@ class Worker:
         self.generation = 0  # counts its processes: each gets a socket of its own
         self.restarts = 0
         self.last_error = ""
+        self.ended = ""  # how the process that last served did, until the next one serves
         self.tail = new_tail()
         self.load_seconds = 0.0
         self._launch, self._changed, self._label = launch, changed, label
@@ -111,11 +112,13 @@ class Worker:
             self._tell_first(self.last_error)
             return None, isinstance(failure, LoadFailed) and failure.final
         self.load_seconds = time.monotonic() - begun
+        self.ended = ""
         self._set(State.READY)
         self._tell_first("")
         logger.info("Worker %s of %s is ready (pid %d, %.1f s)", self.id, self._label, self.process.pid, self.load_seconds)
         ready_at, self.last_error = time.monotonic(), ""
         code = await asyncio.shield(self.process.ended)
+        self.ended = describe_end(code)
         self.last_error = f"{self.last_error}: {describe_end(code)}" if self.last_error else describe_end(code)
         return time.monotonic() - ready_at, False
 

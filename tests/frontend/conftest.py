@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import uvloop
 
 from flambeau.frontend.app import App
 from flambeau.frontend.connection import Connection
+from flambeau.frontend.gate import KEYS_FILE, InferenceKey, InferenceKeys
 from flambeau.frontend.options import FrontendOptions
 from flambeau.management.routing import ModelRoute, Replica, RouteWriter, Table
 
@@ -113,6 +115,11 @@ async def until(truth: Callable[[], object], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
         while not truth():
             await asyncio.sleep(0.005)
+
+
+def write_keys(runtime: Path, *keys: InferenceKey) -> None:
+    (runtime / "keys.next").write_bytes(msgspec.json.encode(InferenceKeys(list(keys))))
+    (runtime / "keys.next").replace(runtime / KEYS_FILE)
 
 
 @pytest.fixture

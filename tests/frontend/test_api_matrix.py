@@ -7,10 +7,11 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from flambeau.frontend.description import describe
-from flambeau.frontend.gate import InferenceKey, InferenceKeys, write_keys
+from flambeau.frontend.gate import InferenceKey
 from flambeau.management.api_description import description as management_description
 
 from ..conftest import LiveServer
+from .conftest import write_keys
 
 PUBLIC = {  # what needs no key; each other route of the document does
     ("get", "/"),
@@ -24,7 +25,7 @@ PUBLIC = {  # what needs no key; each other route of the document does
 
 
 def test_every_route_needs_a_key_unless_it_is_known_to_need_none(run, runtime):
-    write_keys(runtime, InferenceKeys([InferenceKey("right")]))
+    write_keys(runtime, InferenceKey("right"))
 
     async def status(plane, method: str, path: str, **headers: str) -> int:
         client = await plane.client()

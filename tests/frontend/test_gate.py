@@ -3,8 +3,10 @@ import time
 
 import pytest
 
-from flambeau.frontend.gate import InferenceKey, InferenceKeys, allowed_hosts, write_keys
+from flambeau.frontend.gate import InferenceKey, allowed_hosts
 from flambeau.frontend.options import Cors, FrontendOptions
+
+from .conftest import write_keys
 
 GOOD = {"Authorization": "Bearer right"}
 
@@ -21,7 +23,7 @@ GOOD = {"Authorization": "Bearer right"}
 )
 @pytest.mark.parametrize("path", ["/predictions/m", "/predictions/unknown", "/v2", "/m/predict"])
 def test_without_a_key_nobody_passes_nor_learns_which_models_there_are(run, runtime, path, headers):
-    write_keys(runtime, InferenceKeys([InferenceKey("right"), InferenceKey("old", time.time() - 1)]))
+    write_keys(runtime, InferenceKey("right"), InferenceKey("old", time.time() - 1))
 
     async def scenario(plane):
         plane.publish(await plane.worker())
@@ -40,14 +42,14 @@ def test_without_a_key_nobody_passes_nor_learns_which_models_there_are(run, runt
 
 
 def test_with_a_key_one_passes_until_it_is_replaced(run, runtime):
-    write_keys(runtime, InferenceKeys([InferenceKey("right", time.time() + 60)]))
+    write_keys(runtime, InferenceKey("right", time.time() + 60))
 
     async def scenario(plane):
         plane.publish(await plane.worker())
         client = await plane.client()
         assert (await client.ask("/predictions/m", b"x", headers=GOOD)).status == 200
 
-        write_keys(runtime, InferenceKeys([InferenceKey("new")]))
+        write_keys(runtime, InferenceKey("new"))
 
         assert (await client.ask("/predictions/m", b"x", headers=GOOD)).status == 401
 

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from flambeau.frontend.errors import BadRequest
-from flambeau.frontend.gate import Gate, InferenceKey, InferenceKeys, write_keys
+from flambeau.frontend.gate import Gate, InferenceKey
 from flambeau.frontend.grpc_api.access import KeyCheck
 from flambeau.frontend.grpc_api.inference import form_data
 from flambeau.frontend.grpc_api.management import ask
@@ -15,6 +15,7 @@ from flambeau.frontend.grpc_api.messages import message, pool, stub
 from flambeau.frontend.grpc_api.open_inference import request_json
 from flambeau.frontend.grpc_api.server import inference_services, start
 
+from .conftest import write_keys
 from .test_server import free_port
 
 INFERENCE = "org.pytorch.serve.grpc.inference"
@@ -98,7 +99,7 @@ def call(run, scenario, needs_key=False):
         ).encode()
         plane.publish(worker)
         options = plane.app.options
-        write_keys(plane.runtime, InferenceKeys([InferenceKey("right")]))
+        write_keys(plane.runtime, InferenceKey("right"))
         checks = (
             [KeyCheck(Gate(plane.runtime, msgspec.structs.replace(options, token_authorization=True)))] if needs_key else []
         )

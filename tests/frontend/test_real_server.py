@@ -46,7 +46,7 @@ class Server(LiveServer):
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         super().__init__(
-            folder, {"http_processes": "2"}, ("--start", "--foreground", "--ncs", "--enable-model-api", "--dt")
+            folder, {"job_queue_size": "10"}, ("--start", "--foreground", "--ncs", "--enable-model-api", "--dt")
         )
         for version in ("1.0", "2.0"):
             self.archive(f"v{version}", HANDLER.format(version=version), version=version)
@@ -115,7 +115,7 @@ def test_a_worker_killed_under_load_costs_at_most_its_requests_in_flight_and_is_
         answers = [answer for _, answer in await loading]
         failed = [answer for answer in answers if answer.status != 200]
         assert len(failed) <= 8  # one per client
-        assert all(b"Worker died" in answer.body for answer in failed)
+        assert all(b"Worker died. (killed by SIGKILL" in answer.body for answer in failed)
         assert len({json.loads(answer.body)["pid"] for answer in answers if answer.status == 200}) >= 2
 
     asyncio.run(scenario())
@@ -165,6 +165,30 @@ def test_a_client_that_leaves_is_not_run(server, tmp_path):
 
         assert (await staying.answer()).status == 200
         assert log.read_text() == "stayed\n"
+
+    asyncio.run(scenario())
+
+
+def test_of_10_plus_5_requests_beyond_the_one_that_runs_exactly_5_are_refused_at_once(server):
+    server.register("full")
+
+    async def scenario():
+        clients = [await server.connect() for _ in range(1 + 10 + 5)]
+
+        async def ask(client, seconds: float) -> tuple[int, float]:
+            begun = time.perf_counter()
+            answer = await predict(client, "full", sleep=seconds)
+            return answer.status, time.perf_counter() - begun
+
+        running = asyncio.create_task(ask(clients[0], 0.5))
+        await asyncio.sleep(0.1)
+        answers = await asyncio.gather(*(ask(client, 0) for client in clients[1:]))
+
+        refused = [seconds for status, seconds in answers if status == 503]
+        assert len(refused) == 5
+        assert sorted(refused)[2] < 0.05
+        assert [status for status, _ in answers].count(200) == 10
+        assert (await running)[0] == 200
 
     asyncio.run(scenario())
 

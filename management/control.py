@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from ..archiver.errors import ArchiveError
+from ..archiver.errors import ArchiveError, InvalidModel
 from ..archiver.fetch import Fetched, fetch, remove_download
 from ..archiver.unpack import Limits, ModelArchive, open_archive
+from .dependencies import install
 from .errors import BadRequest, ManagementError, WorkersFailed
 from .pool import Pool, Surroundings
 from .registry import Registry, VersionRecord
@@ -61,12 +62,13 @@ class ControlPlane:
         fetched = await asyncio.to_thread(fetch, asked.url, self._model_store, self.allowed_urls, trusted=asked.trusted)
         try:
             archive = await asyncio.to_thread(self._open, fetched.path)
+            python = await asyncio.to_thread(self._python, archive)
             record = self._record(asked, fetched, archive)
             async with self._change(record.name):
                 self.registry.add(record)
                 if asked.make_default:
                     self.registry.set_default(record.name, record.version)
-                pool = self.pools[record.name, record.version] = Pool(record, archive, self._around)
+                pool = self.pools[record.name, record.version] = Pool(record, archive, self._around, python)
                 self.publish()
                 started = pool.add(record.min_workers)
         except (ManagementError, ArchiveError):
@@ -130,11 +132,12 @@ class ControlPlane:
                 key = (record.name, record.version)
                 try:
                     archive = await asyncio.to_thread(self._open, Path(record.archive))
+                    python = await asyncio.to_thread(self._python, archive)
                 except (ArchiveError, OSError) as error:
                     self.broken[key] = f"its archive can't be opened: {error}"
                     logger.error("Model %s version %s is not served: %s", *key, self.broken[key])
                     continue
-                pool = self.pools[key] = Pool(record, archive, self._around)
+                pool = self.pools[key] = Pool(record, archive, self._around, python)
                 pool.add(record.min_workers)
         self.publish()
 
@@ -184,6 +187,19 @@ class ControlPlane:
         settings = self._around.settings
         limits = Limits(total_bytes=settings.max_archive_size, members=settings.max_archive_members)
         return open_archive(path, self._models_folder, limits)
+
+    def _python(self, archive: ModelArchive) -> tuple[str, ...]:
+        """The interpreter with the model's own packages; empty: the server's own will do."""
+        wanted = archive.manifest.requirements_file
+        if not self._around.settings.install_py_dep_per_model or not wanted:
+            return ()
+        requirements = archive.model_dir / wanted
+        if not requirements.is_file():
+            raise InvalidModel(f"The archive lacks {wanted}.")
+        name = f"pip-{archive.manifest.model_name}"
+        folder = self._models_folder.parent / "environments" / archive.content_hash
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        return (str(install(requirements, folder, lambda stream, line: self._around.log_line(name, stream, line))),)
 
     def _record(self, asked: Registration, fetched: Fetched, archive: ModelArchive) -> VersionRecord:
         settings = self._around.settings

@@ -5,7 +5,6 @@ start` or `torchserve --start`. Not for: what the verbs do, which is `control`'s
 """
 
 import asyncio
-import importlib.util
 import json
 import logging
 import os
@@ -25,9 +24,10 @@ from .cell.settings import cell_options
 from .control import ControlPlane
 from .dashboard import blueprint as dashboard
 from .dashboard import recent_decisions
+from .data_plane import accepting, grpc_process, http_master, write_options
 from .devices import GpuRoundRobin, count_gpus
 from .errors import ManagementError
-from .http_master import HttpMaster, write_options
+from .kept import Kept
 from .launcher import ARGV_MARK, READY, Running, facts_file, pid_file
 from .logs import open_logs
 from .measuring import Measuring
@@ -40,6 +40,7 @@ from .runtime import RuntimeFolder
 from .settings import Loaded
 from .snapshots import Snapshots
 from .startup import Plan, arrange, first_models, greeting, parser
+from .tls import certificate
 from .tokens import Tokens
 from .translate import cors_headers, frontend_options
 
@@ -60,8 +61,7 @@ class Server:
         self._signals = 0
         self._standing = False
         self._snapshots: Snapshots | None = None  # none with --ncs
-        self._master: HttpMaster | None = None
-        self._grpc: HttpMaster | None = None
+        self._data_plane: list[Kept] = []
         self._listeners: list[Listener] = []
         self._cell: CellService | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -85,6 +85,7 @@ class Server:
         self.logs = open_logs(plan.logs, plan.metrics_logs, debug=settings.debug, console=plan.console)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._asked_to_stop)
+        self._certificate = certificate(settings, self._runtime.path)
         self._tokens = self._make_tokens() if self._access.any_tokens else None
         self._children = Children()
         self.measuring = Measuring(settings, self.logs)
@@ -94,12 +95,9 @@ class Server:
         self._standing = True
         self.control.publish()
         self._serve(control_sockets)
-        write_options(
-            self._runtime.path, frontend_options(settings, self.logs, __version__, tokens=self._access.inference_tokens)
-        )
-        self._master = HttpMaster(self._children, self._environment(), [str(self._runtime.path)])
-        self._grpc = self._start_grpc()
-        await self._master.ready(inference, READY_SECONDS)
+        write_options(self._runtime.path, self._options())
+        self._start_data_plane()
+        await accepting(inference, READY_SECONDS)
         logger.info("%s", greeting(settings))
         self._announce()
         await self.control.restore()
@@ -128,6 +126,15 @@ class Server:
                 options, self.control, self._runtime.path, self._plan.state_folder, self._plan.model_store
             )
             await self._cell.start()
+
+    def _start_data_plane(self) -> None:
+        around = (self._children, self._runtime.path, self._environment())
+        grpc = grpc_process(self._settings, *around)
+        self._data_plane = [http_master(*around), *([grpc] if grpc else [])]
+
+    def _options(self) -> dict[str, Any]:
+        tokens = self._access.inference_tokens
+        return frontend_options(self._settings, self.logs, self._certificate, __version__, tokens=tokens)
 
     def _announce(self) -> None:
         """To the commands on this machine, and to whoever started us."""
@@ -162,7 +169,7 @@ class Server:
         drain = self._settings.drain_timeout
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(each.stop(drain + 5) for each in (self._master, self._grpc) if each))
+        await asyncio.gather(*(kept.stop(drain + 5) for kept in self._data_plane))
         await asyncio.wait({asyncio.create_task(self.control.stop(drain))}, timeout=drain)
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
         self._children.kill_all()
@@ -264,16 +271,6 @@ class Server:
             return guard.token_check(self._tokens)
         return lambda: None
 
-    def _start_grpc(self) -> HttpMaster | None:
-        """Where the extra `grpc` is installed; a port of 0 leaves it out."""
-        settings = self._settings
-        if not (settings.grpc_inference_port and settings.grpc_management_port and importlib.util.find_spec("grpc")):
-            return None
-        inference = f"{settings.grpc_inference_address}:{settings.grpc_inference_port}"
-        management = f"{settings.grpc_management_address}:{settings.grpc_management_port}"
-        arguments = [str(self._runtime.path), "--inference", inference, "--management", management]
-        return HttpMaster(self._children, self._environment(), arguments, "flambeau.frontend.grpc_api.server")
-
     def _verbs(self) -> Blueprint:
         tokens = self._tokens if self._access.management_tokens else None
         return api.management(self.control, self._call, model_api=self._access.model_api, tokens=tokens)
@@ -282,7 +279,8 @@ class Server:
         settings = self._settings
         tls: dict[str, Any] = {}
         if address.startswith("https:"):
-            tls = {"ssl_certfile": settings.certificate_file, "ssl_keyfile": settings.private_key_file}
+            assert self._certificate is not None  # or it would have refused to start
+            tls = {"ssl_certfile": self._certificate.certificate_file, "ssl_keyfile": self._certificate.private_key_file}
         check = guard.browser_check(settings, address) if address else None  # HTTP processes have checked what they pass on
         status = 400 if settings.compat else settings.token_auth_status
         app = api.create_app(blueprints, cors_headers(settings), check=check, token_status=status)

@@ -6,11 +6,14 @@ from typing import Any
 from .addresses import parse
 from .logs import Logs
 from .settings import Settings
+from .tls import Certificate
 
 DRAIN_SECONDS_OF_MASTER = 1
 
 
-def frontend_options(settings: Settings, logs: Logs, version: str, *, tokens: bool = False) -> dict[str, Any]:
+def frontend_options(
+    settings: Settings, logs: Logs, certificate: Certificate | None, version: str, *, tokens: bool = False
+) -> dict[str, Any]:
     inference = parse(settings.inference_address)
     others = {parse(settings.management_address), parse(settings.metrics_address)}
     return {
@@ -37,8 +40,8 @@ def frontend_options(settings: Settings, logs: Logs, version: str, *, tokens: bo
         "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),
         "health_route": os.environ.get("AIP_HEALTH_ROUTE"),
         "access_log": str(logs.access_file),
-        "certificate_file": settings.certificate_file,
-        "private_key_file": settings.private_key_file,
+        "certificate_file": certificate.certificate_file if certificate else None,
+        "private_key_file": certificate.private_key_file if certificate else None,
         "debug": settings.debug,
     }
 

@@ -1,0 +1,65 @@
+"""The data plane's processes as the control plane starts them: gunicorn's master over HTTP, and one process for gRPC.
+
+They and we meet in the options file's keys; nothing of theirs is imported here.
+"""
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .addresses import Address
+from .errors import StartError
+from .kept import Kept
+from .processes import Children
+from .settings import Settings
+
+POLL_SECONDS = 0.02
+
+
+def http_master(children: Children, runtime: Path, environment: Mapping[str, str]) -> Kept:
+    argv = [sys.executable, "-m", "flambeau.frontend.server", str(runtime)]
+    return Kept("HTTP processes", children, argv, environment)
+
+
+def grpc_process(settings: Settings, children: Children, runtime: Path, environment: Mapping[str, str]) -> Kept | None:
+    """Where the extra `grpc` is installed; a port of 0 leaves it out."""
+    if not (settings.grpc_inference_port and settings.grpc_management_port and importlib.util.find_spec("grpc")):
+        return None
+    inference = f"{settings.grpc_inference_address}:{settings.grpc_inference_port}"
+    management = f"{settings.grpc_management_address}:{settings.grpc_management_port}"
+    argv = [sys.executable, "-m", "flambeau.frontend.grpc_api.server", str(runtime)]
+    return Kept("gRPC", children, [*argv, "--inference", inference, "--management", management], environment)
+
+
+async def accepting(address: Address, timeout_seconds: float) -> None:
+    """StartError when nobody accepts there in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not await _accepts(address):
+        if time.monotonic() > deadline:
+            raise StartError(f"the HTTP processes do not serve {address.url} after {timeout_seconds:g} s; see ts_log.log")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def write_options(runtime: Path, options: Mapping[str, Any]) -> None:
+    next_ = runtime / "frontend.json.next"
+    next_.write_text(json.dumps(options))
+    os.replace(next_, runtime / "frontend.json")
+
+
+async def _accepts(address: Address) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    try:
+        if address.scheme == "unix":
+            _, writer = await asyncio.open_unix_connection(address.path)
+        else:
+            _, writer = await asyncio.open_connection(host, address.port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 
 from .engine.interface import EngineLike, Event, Logprob
 from .engine.text_stream import Piece, TextStream
-from .generation import FinishReason, GenerationEvent, GenerationRequest, InvalidRequest, TokenLogprob, Usage
+from .generation import (
+    FinishReason,
+    GenerationEvent,
+    GenerationRequest,
+    InvalidRequest,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from .tokenizer import Tokenizer, render_chat
 
 Emit = Callable[[GenerationEvent], None]
@@ -56,13 +64,19 @@ class Generation:
         self.ids = self._fit(prompt_ids(tokenizer, request), engine.max_model_len, request)
         self._engine, self._tokenizer, self._request, self._emit, self._done = engine, tokenizer, request, emit, done
         params = request.sampling
-        skip = params.skip_special_tokens
-        self._choices = [
-            Choice(TextStream(lambda ids: tokenizer.decode(ids, skip), params.stop, params.include_stop, self.ids))
-            for _ in range(params.n)
-        ]
+        self._choices = [Choice(self._stream(params)) for _ in range(params.n)]
         self._cached = 0
         self.handle = engine.add_request(self.ids, params, self._take, kind="generate", priority=request.priority)
+
+    def _stream(self, params: SamplingParams) -> TextStream:
+        tokenizer, skip = self._tokenizer, params.skip_special_tokens
+        return TextStream(
+            lambda ids: tokenizer.decode(ids, skip),
+            params.stop,
+            params.include_stop,
+            self.ids,
+            lambda token: tokenizer.token_text(token, skip),
+        )
 
     def cancel(self) -> None:
         self._engine.abort(self.handle)

@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
-    def token_text(self, token_id: int) -> str:
+    def token_text(self, token_id: int, skip_special_tokens: bool = False) -> str:
         """What this token adds in the middle of a text; half characters come as U+FFFD."""
 
     def facts(self) -> dict[str, object]:
@@ -64,8 +64,8 @@ class ByteTokenizer:
         special = {} if skip_special_tokens else {256: self.eos_token.encode(), 257: self.bos_token.encode()}
         return b"".join(bytes((id,)) if id < 256 else special.get(id, b"") for id in ids).decode(errors="replace")
 
-    def token_text(self, token_id: int) -> str:
-        return self.decode([token_id], skip_special_tokens=False)
+    def token_text(self, token_id: int, skip_special_tokens: bool = False) -> str:
+        return self.decode([token_id], skip_special_tokens)
 
     def facts(self) -> dict[str, object]:
         return {"eos_token": self.eos_token, "bos_token": self.bos_token, "chat_template": self.chat_template}
@@ -81,7 +81,8 @@ class HfTokenizer:
         self.eos_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own, *eos_token_ids]))
         self.eos_token_id = self.eos_token_ids[0] if self.eos_token_ids else -1
         self.chat_template: str | None = chat_template or inner.chat_template
-        self.token_text = lru_cache(maxsize=65536)(self._token_text)  # type: ignore[method-assign]
+        self._texts: dict[int, str] = {}
+        self._special = {*inner.all_special_ids, *(id for id, token in inner.added_tokens_decoder.items() if token.special)}
 
     @classmethod
     def load(cls, path: str | Path, eos_token_ids: Sequence[int] = (), chat_template: str | None = None) -> "HfTokenizer":
@@ -96,8 +97,13 @@ class HfTokenizer:
         text = self.inner.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
         return str(text)
 
-    def token_text(self, token_id: int) -> str:
-        return self._token_text(token_id)
+    def token_text(self, token_id: int, skip_special_tokens: bool = False) -> str:
+        if skip_special_tokens and token_id in self._special:
+            return ""
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self._token_text(token_id)
+        return text
 
     def facts(self) -> dict[str, object]:
         special = {name: str(token) for name, token in self.inner.special_tokens_map.items() if isinstance(token, str)}

@@ -24,15 +24,26 @@ class Piece:
 
 
 class Detokenizer:
-    """Decodes as tokens come: the sum of all pieces is what decoding everything at once gives."""
+    """Decodes as tokens come: the sum of all pieces is what decoding everything at once gives.
 
-    def __init__(self, decode: Decode, context: Sequence[int] = ()) -> None:
-        self._decode = decode
+    `text_of` gives what a token adds in the middle of a text, a cheap look-up; it decides for tokens of whole characters.
+    """
+
+    def __init__(self, decode: Decode, context: Sequence[int] = (), text_of: Callable[[int], str] | None = None) -> None:
+        self._decode, self._text_of = decode, text_of
         self._ids = list(context[-4:])  # what a token means may depend on those before it
         self._from, self._shown = 0, len(self._ids)
+        self._begin = self._shown
 
     def push(self, token: int) -> str:
         self._ids.append(token)
+        if (
+            self._text_of is not None and self._begin < self._shown == len(self._ids) - 1
+        ):  # not the first, nothing held back
+            text = self._text_of(token)
+            if HALF not in text:
+                self._from, self._shown = self._shown, len(self._ids)
+                return text
         return self._take(final=False)
 
     def flush(self) -> str:
@@ -52,9 +63,14 @@ class TextStream:
     """One choice's text on its way out."""
 
     def __init__(
-        self, decode: Decode, stop: Sequence[str] = (), include_stop: bool = False, context: Sequence[int] = ()
+        self,
+        decode: Decode,
+        stop: Sequence[str] = (),
+        include_stop: bool = False,
+        context: Sequence[int] = (),
+        text_of: Callable[[int], str] | None = None,
     ) -> None:
-        self._detokenizer = Detokenizer(decode, context)
+        self._detokenizer = Detokenizer(decode, context, text_of)
         self._stop = [text for text in stop if text]
         self._include_stop = include_stop
         self._held = ""  # decoded, not shown

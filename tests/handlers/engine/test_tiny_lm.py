@@ -1,6 +1,7 @@
 """The trained model of examples/tiny_lm through the engine: what random weights can't show."""
 
 import json
+import random
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import text_fakes as worker
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from flambeau.handlers.engine.text_stream import TextStream
 from flambeau.handlers.generation import GenerationRequest, SamplingParams, ScoreAnswer, ScoreRequest
 from flambeau.handlers.scoring import Scoring
 from flambeau.handlers.text_generation import TextGeneration
+from flambeau.handlers.tokenizer import HfTokenizer
 
 FOLDER = Path(__file__).parents[3] / "examples" / "tiny_lm" / "model"
 TOKENS = json.loads((FOLDER / "held_out.json").read_text())
@@ -109,3 +112,14 @@ def test_scores_come_in_the_texts_own_words():
 
     likely, unlikely = msgspec.msgpack.decode(reply.body, type=ScoreAnswer).scores
     assert likely > unlikely
+
+
+def test_pieces_add_up_to_what_decoding_at_once_gives():
+    tokenizer, chance = HfTokenizer.load(FOLDER), random.Random(2)
+    for _ in range(20):
+        ids = [chance.randrange(tokenizer.vocab_size) for _ in range(60)]
+        stream = TextStream(tokenizer.decode, context=[5], text_of=lambda token: tokenizer.token_text(token, True))
+
+        shown = "".join(stream.push([token]).text for token in ids) + stream.finish().text
+
+        assert tokenizer.decode([5]) + shown == tokenizer.decode([5, *ids])

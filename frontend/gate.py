@@ -20,6 +20,7 @@ from .options import FrontendOptions
 logger = logging.getLogger(__name__)
 
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]", "::1"}
+REREAD_SECONDS = 0.1  # for so long a key that was taken back may still pass
 MAX_REMEMBERED = 1000  # Host headers
 
 
@@ -42,6 +43,7 @@ class Gate:
         self._file = runtime / KEYS_FILE
         self._needs_key = options.token_authorization
         self._keys: list[tuple[bytes, float]] = []
+        self._read_at = 0.0
         self._stamp: tuple[int, int] | None = None
         self._hosts = allowed_hosts(options)
         self._origin = options.cors.allowed_origin
@@ -71,16 +73,27 @@ class Gate:
         return self._origin in ("*", text) or (host is not None and urlsplit(text).netloc.encode("latin-1") == host)
 
     def check_key(self, authorization: bytes | None) -> None:
-        """Unauthorized unless it is `Bearer` and one of the keys."""
-        self.read_keys()
+        """Unauthorized unless it bears a key that is good now."""
         scheme, _, given = (authorization or b"").partition(b" ")
-        given, now = given.strip(), time.time()
-        good = [hmac.compare_digest(given, key) and now < end for key, end in self._keys]  # all are compared, always
-        if scheme.lower() != b"bearer" or not any(good):
-            raise Unauthorized("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
+        now = time.time()
+        if not 0 <= now - self._read_at < REREAD_SECONDS:
+            self._read_keys(now)
+        if scheme.lower() == b"bearer" and (self._has(given.strip(), now) or self._has_by_now(given.strip(), now)):
+            return
+        raise Unauthorized("Token Authorization failed. Token either incorrect, expired, or not provided correctly")
 
-    def read_keys(self) -> None:
+    def _has(self, given: bytes, now: float) -> bool:
+        good = [hmac.compare_digest(given, key) and now < end for key, end in self._keys]  # all are compared, always
+        return any(good)
+
+    def _has_by_now(self, given: bytes, now: float) -> bool:
+        """A key may have been made since we looked."""
+        self._read_keys(now)
+        return self._has(given, now)
+
+    def _read_keys(self, now: float) -> None:
         """Reads the file when it was replaced; without a file nobody passes."""
+        self._read_at = now
         try:
             stat = self._file.stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)

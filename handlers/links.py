@@ -172,6 +172,7 @@ class Links:
         self.ids = count(1)
         self.dirty: list[Link] = []
         self.stopping = False
+        self.stopped = 0.0  # when it was told to stop
         self.lost_control = False
         self.polled = 0.0
         self.lock = threading.RLock()
@@ -192,7 +193,7 @@ class Links:
     @property
     def empty(self) -> bool:
         """No HTTP process is connected, and nothing is left to write."""
-        return not self._links and not self._control.unsent
+        return not self._links and not self.dirty and not self._control.unsent
 
     def listen(self, address: str, hello: Hello) -> None:
         """Every peer that connects hears `hello` first."""
@@ -267,7 +268,7 @@ class Links:
         """No more clients; those which are connected are told that they should go, and what they sent is still answered."""
         if self.stopping:
             return
-        self.stopping = True
+        self.stopping, self.stopped = True, time.monotonic()
         if self._listener is not None:
             self._selector.unregister(self._listener)
             name = self._listener.getsockname()

@@ -86,7 +86,7 @@ class Worker:
         self.links = Links(control, self.take, self.cancel)
         hello = Hello(config.model, config.version, config.worker_id, os.getpid(), credit)
         self.links.listen(config.listen, hello)
-        self._quiet_since = 0.0
+        self._busy = 0.0
         self.links.stop_on(signal.SIGTERM)
         self.links.tell(Kind.READY, ready or Ready())
         self.links.flush()
@@ -116,9 +116,10 @@ class Worker:
     def may_leave(self, idle: bool) -> bool:
         """Told to stop, nothing to do, and every client has hung up (or had the time to)."""
         now = time.monotonic()
-        if not idle or not self._quiet_since:
-            self._quiet_since = now
-        return self.links.stopping and idle and (self.links.empty or now - self._quiet_since > LEAVE_AFTER_SECONDS)
+        if not idle:
+            self._busy = now
+        quiet = now - max(self._busy, self.links.stopped)  # what clients sent before they heard of it may be on its way
+        return self.links.stopping and idle and (self.links.empty or quiet > LEAVE_AFTER_SECONDS)
 
 
 class BatchWorker(Worker):

@@ -115,3 +115,24 @@ def test_declared_and_made_metrics_are_sent(tmp_path):
     assert (loss.kind, loss.value, loss.dimensions) == ("histogram", 0.5, [("Stage", "eval")])
     assert (declared.name, declared.unit, declared.dimensions) == ("Declared", "Count", [("Place", "here")])
     assert (made.unit, made.dimensions) == ("Milliseconds", [("A", "x"), ("B", "2")])
+
+
+CONTEXTS = """
+from ts.context import Context, RequestProcessor
+
+def handle(rows, context):
+    if rows is None:
+        return
+    made = Context("m", "/models/m", {"model": {}}, 2, None, "0.12", model_yaml_config={"a": 1})
+    made.request_processor = [RequestProcessor({"X-One": "1"})]
+    made.set_response_status(201, "", 0)
+    return [[
+        isinstance(context, Context), made.system_properties["batch_size"], made.model_yaml_config,
+        made.get_request_header(0, "x-one"), made.get_response_status(0),
+    ]]
+"""
+
+
+def test_old_unit_tests_can_make_a_context(tmp_path):
+    with running(config_of(tmp_path, CONTEXTS)) as worker:
+        assert worker.peer.ask(b"{}").json() == [True, 2, {"a": 1}, "1", [201, ""]]

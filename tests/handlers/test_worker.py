@@ -2,10 +2,12 @@ import json
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flambeau.handlers.protocol import Kind, RequestHead, pack
+from flambeau.handlers.worker import Worker
 
 from .worker_client import WorkerProcess, config_of, running, until
 
@@ -364,6 +366,24 @@ def test_stop_answers_what_was_sent_and_exits(tmp_path):
         assert kinds == {Kind.RESPONSE, Kind.GOAWAY}
         assert worker.wait() == 0
         assert not (tmp_path / "w.sock").exists()
+
+
+def test_a_worker_that_was_idle_for_long_still_waits_for_what_is_on_its_way(monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=1000.0)
+    monkeypatch.setattr("flambeau.handlers.worker.time", clock)
+    worker = Worker.__new__(Worker)
+    worker.links, worker._busy = SimpleNamespace(stopping=False, stopped=0.0, empty=False), 0.0
+
+    assert not worker.may_leave(idle=True)
+    clock.now += 60  # idle all the time
+    worker.links.stopping, worker.links.stopped = True, clock.now
+    assert not worker.may_leave(idle=True)
+    clock.now += 4.9
+    assert not worker.may_leave(idle=False)
+    clock.now += 4.9
+    assert not worker.may_leave(idle=True)
+    clock.now += 0.2
+    assert worker.may_leave(idle=True)
 
 
 def test_a_termination_signal_loses_no_request(tmp_path):

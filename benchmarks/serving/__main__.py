@@ -1,7 +1,7 @@
 """python benchmarks/serving: this server and its peers under the same load, interleaved, in one run.
 
-Every round starts each server anew for a case, warms it up, loads it at each number of connections and stops it; medians over
-the rounds are compared. Writes a report; the figures of another day or machine are never mixed in.
+For each case all servers are started and warmed up; then they take turns, load by load and round by round, while the others
+are idle; medians over the rounds are compared. Writes a report; the figures of another day or machine are never mixed in.
 """
 
 import argparse
@@ -12,7 +12,9 @@ import platform
 import signal
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -20,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import CASES
 from gates import Results, gates, median_p50, median_rate
 from load import run
-from peers import STARTERS, Server, Unsupported, settle, version_of
+from peers import STARTERS, Server, Unsupported, version_of
+from processes import Attention, wait_for_calm
 
 WARM_UP_SECONDS = 1.0
 
@@ -30,63 +33,88 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(STARTERS), help="comma-separated; default: all")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
+    parser.add_argument(
+        "--patience", type=float, default=5.0, help="seconds to wait, before each load, for an idle machine"
+    )
     parser.add_argument("--report", type=Path, help="write the report here, too (Markdown)")
     parser.add_argument("--json", type=Path, help="write all figures here")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out, the server under test is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # on the way out, the servers under test are stopped
     peers, cases = given.peers.split(","), [case for case in CASES if case.name in given.cases.split(",")]
-    results: Results = {}
-    cost: dict[tuple[str, str], list[tuple[float, int, float]]] = {}  # (case, peer) → (CPU µs per request, PSS, ready)
-    skipped: dict[tuple[str, str], str] = {}
-    for number in range(given.rounds):
-        for case in cases:
-            for peer in peers:
-                if (case.name, peer) in skipped:
-                    continue
-                print(f"round {number + 1}: {case.name} on {peer}", file=sys.stderr, flush=True)
-                try:
-                    measure(peer, case, given.seconds, results, cost)
-                except Unsupported as reason:
-                    skipped[case.name, peer] = str(reason)
-                except (OSError, RuntimeError, ValueError) as error:
-                    skipped[case.name, peer] = f"failed: {str(error).splitlines()[0][:200]}"
-                    print(error, file=sys.stderr)
-                settle()
-    text = report(peers, cases, results, cost, skipped, given.rounds, given.seconds)
+    found = Figures()
+    for case in cases:
+        with ExitStack() as servers:
+            running = start(case, peers, found, servers)
+            for _ in range(given.rounds):
+                take_turns(case, running, given.seconds, given.patience, found)
+            for peer, server in running.items():
+                found.idle[case.name, peer] = (server.pss_bytes, server.ready_seconds)
+    text = report(peers, cases, found, given.rounds, given.seconds)
     print(text)
     if given.report:
         given.report.write_text(text)
     if given.json:
-        given.json.write_text(json.dumps([[*key, vars(load)] for key, loads in results.items() for load in loads]))
+        given.json.write_text(json.dumps([[*key, vars(load)] for key, loads in found.loads.items() for load in loads]))
 
 
-def measure(peer: str, case, seconds: float, results: Results, cost) -> None:
-    with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        server: Server = STARTERS[peer](case, Path(folder))
+class Figures:
+    """All that was measured."""
+
+    def __init__(self) -> None:
+        self.loads: Results = {}
+        self.idle: dict[tuple[str, str], tuple[int, float]] = {}  # (case, peer) → (PSS, seconds from start to ready)
+        self.skipped: dict[tuple[str, str], str] = {}
+        self.others: list[float] = []  # the share of the machine that neither server nor load generator used
+
+    def cpu_per_request(self, case: str, peer: str) -> float:
+        loads = [load for (name, who, _), loads in self.loads.items() if (name, who) == (case, peer) for load in loads]
+        return sum(load.cpu_seconds for load in loads) / max(sum(load.requests for load in loads), 1)
+
+
+def start(case, peers: list[str], found: Figures, servers: ExitStack) -> dict[str, Server]:
+    running = {}
+    for peer in peers:
+        print(f"{case.name}: starting {peer}", file=sys.stderr, flush=True)
+        folder = Path(servers.enter_context(tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True)))
         try:
-            run(server.url, case.body, 8, WARM_UP_SECONDS)
-            pss, before, requests = server.tree.pss_bytes(), server.tree.cpu_seconds(), 0
-            for connections in case.connections:
-                load = run(server.url, case.body, connections, seconds)
-                results.setdefault((case.name, peer, connections), []).append(load)
-                requests += load.requests
-                if load.failed:
-                    print(f"  {peer}: {load.failed} of {load.requests} requests failed at c={connections}", file=sys.stderr)
-            used = server.tree.cpu_seconds() - before
-            cost.setdefault((case.name, peer), []).append((used / max(requests, 1) * 1e6, pss, server.ready_seconds))
-        finally:
-            server.tree.stop()
+            server = running[peer] = STARTERS[peer](case, folder)
+        except Unsupported as reason:
+            found.skipped[case.name, peer] = str(reason)
+            continue
+        except (OSError, RuntimeError, ValueError) as error:
+            found.skipped[case.name, peer] = f"failed: {str(error).splitlines()[0][:200]}"
+            print(error, file=sys.stderr)
+            continue
+        servers.callback(server.tree.stop)
+        run(server.url, case.body, 8, WARM_UP_SECONDS)
+        server.pss_bytes = server.tree.pss_bytes()
+    return running
 
 
-def report(peers, cases, results: Results, cost, skipped, rounds: int, seconds: float) -> str:
+def take_turns(case, running: dict[str, Server], seconds: float, patience: float, found: Figures) -> None:
+    for connections in case.connections:
+        for peer, server in running.items():
+            wait_for_calm(patience)
+            attention = Attention(server.tree)
+            load = run(server.url, case.body, connections, seconds)
+            load.cpu_seconds, others = attention.spent()
+            found.loads.setdefault((case.name, peer, connections), []).append(load)
+            found.others.append(others)
+            if load.failed:
+                print(f"  {peer}: {load.failed} of {load.requests} requests failed at c={connections}", file=sys.stderr)
+
+
+def report(peers: list[str], cases, found: Figures, rounds: int, seconds: float) -> str:
     day = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    results = found.loads
     lines = [
         f"## Serving, {day}",
         "",
         f"{os.cpu_count()} cores ({platform.machine()}), {psutil.virtual_memory().total >> 30} GiB, "
         f"Python {platform.python_version()}; "
-        f"medians of {rounds} rounds of {seconds:g} s, interleaved; the load generator shares the cores. "
+        f"medians of {rounds} rounds of {seconds:g} s, interleaved; the load generator shares the cores; "
+        f"other programs took {median(found.others or [0]):.0%} of the machine meanwhile (median). "
         + ", ".join(f"{peer} {version_of(peer)}" for peer in peers),
         "",
         "Flambeau runs with access log and metrics on.",
@@ -103,8 +131,8 @@ def report(peers, cases, results: Results, cost, skipped, rounds: int, seconds: 
             "|---" * (len(heads) + 4) + "|",
         ]
         for peer in peers:
-            if (case.name, peer) in skipped:
-                lines.append(f"| {peer} | {skipped[case.name, peer]} |" + " |" * (len(heads) + 2))
+            if (case.name, peer) in found.skipped:
+                lines.append(f"| {peer} | {found.skipped[case.name, peer]} |" + " |" * (len(heads) + 2))
                 continue
             cells = []
             for connections in case.connections:
@@ -113,17 +141,18 @@ def report(peers, cases, results: Results, cost, skipped, rounds: int, seconds: 
                     median_p50(results, case.name, peer, connections),
                 )
                 cells.append(f"{rate:,.0f} ({p50 * 1e3:.2f})" if rate is not None and p50 is not None else "–")
-            figures = sorted(cost[case.name, peer])[len(cost[case.name, peer]) // 2]
-            lines.append(
-                f"| {peer} | " + " | ".join(cells) + f" | {figures[0]:.0f} | {figures[1] / 1e6:.0f} | {figures[2]:.1f} |"
+            pss_bytes, ready_seconds = found.idle[case.name, peer]
+            figures = (
+                f" | {found.cpu_per_request(case.name, peer) * 1e6:.0f} | {pss_bytes / 1e6:.0f} | {ready_seconds:.1f} |"
             )
+            lines.append(f"| {peer} | " + " | ".join(cells) + figures)
         lines.append("")
-    own = sorted(figures[1] for figures in cost.get(("echo", "flambeau"), []))
     lines += ["### Gates", "", "| gate | wanted | found | |", "|---|---|---|---|"]
-    for gate in gates(results, own[len(own) // 2] if own else None):
-        found = "not measured" if gate.found is None else f"{gate.found:.2f}"
+    own = found.idle.get(("echo", "flambeau"))
+    for gate in gates(results, own[0] if own else None):
+        ratio = "not measured" if gate.found is None else f"{gate.found:.2f}"
         verdict = {True: "pass", False: "**miss**", None: ""}[gate.passed]
-        lines.append(f"| {gate.words} | {'≤' if gate.at_most else '≥'} {gate.wanted:g} | {found} | {verdict} |")
+        lines.append(f"| {gate.words} | {'≤' if gate.at_most else '≥'} {gate.wanted:g} | {ratio} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 

@@ -12,13 +12,14 @@ SCRIPT = 'wrk.method = "POST"\nwrk.body = %s\nwrk.headers["Content-Type"] = "app
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Load:
     per_second: float
     p50_seconds: float
     p99_seconds: float
     requests: int
     failed: int  # other than 2xx, socket errors, time-outs
+    cpu_seconds: float = 0.0  # of the server's processes
 
 
 def run(url: str, body: bytes, connections: int, seconds: float) -> Load:

@@ -6,8 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -33,7 +32,7 @@ class Server:
     url: str
     tree: Tree
     ready_seconds: float
-    notes: dict[str, str] = field(default_factory=dict)
+    pss_bytes: int = 0  # all its processes, after the warm-up
 
 
 class Unsupported(Exception):
@@ -58,9 +57,10 @@ def free_port() -> int:
 
 
 def ask(port: int, method: str, path: str, body: bytes = b"", timeout: float = 120) -> tuple[int, bytes]:
+    headers = {"Content-Type": "application/json"} if body else {}  # TorchServe trips over an empty JSON document
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -208,8 +208,3 @@ def version_of(peer: str) -> str:
     code = f"import importlib.metadata as m; print(m.version('{package}'))"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
     return done.stdout.strip() or "this tree"
-
-
-def settle() -> None:
-    """Between two servers: closed sockets and caches have a moment."""
-    time.sleep(0.5)

@@ -1,6 +1,7 @@
 """A server under test as a tree of processes: its CPU time, its memory, its end."""
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -64,6 +65,37 @@ class Tree:
                 self._process.poll()
                 time.sleep(0.05)
         self._process.wait(timeout=5)
+
+
+class Attention:
+    """Who has the processor's time from now on: a server, the load generator (whose end we wait for), or others."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._server, self._load, self._busy, self._began = tree.cpu_seconds(), _of_children(), _busy(), time.monotonic()
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds of the server; the share of the whole machine that others took."""
+        server, load = self._tree.cpu_seconds() - self._server, _of_children() - self._load
+        whole = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        return server, max(0.0, (_busy() - self._busy - server - load) / whole)
+
+
+def wait_for_calm(patience_seconds: float, busy_percent: float = 15.0) -> None:
+    """Until the machine idles for a moment, or for so long at most; sockets that were closed have that moment, too."""
+    end = time.monotonic() + patience_seconds
+    while psutil.cpu_percent(0.25) > busy_percent and time.monotonic() < end:
+        pass
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _quietly(call: Callable[[], Any]) -> Any:

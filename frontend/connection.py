@@ -273,22 +273,21 @@ class Connection(asyncio.Protocol):
         """The server goes down: an idle connection ends now, a busy one after its answer. Returns whether it is busy."""
         if self.state in (State.IDLE, State.HEADERS):
             self._transport.close()
-            return False
-        if self._current is not None:
+        elif self._current is not None:
             self._current.keep_alive = False
-        return self.state is not State.LINGER
+        return self.state in (State.BODY, State.BUSY) or self.unsent() > 0
 
     def check(self, now: float) -> None:
         """Called once a second: ends what takes too long."""
         options, waited = self.front.options, now - self.since
         match self.state:
-            case State.IDLE if waited > options.keep_alive_seconds:
-                self._transport.close()
+            case State.IDLE | State.LINGER if waited > options.keep_alive_seconds:
+                self._transport.abort()  # it may have left the last answer unread
             case State.HEADERS if waited > options.header_timeout_seconds:
                 self._refuse(RequestTimeout("The request's headers took too long."))
             case State.BODY if waited > options.body_timeout_seconds:
                 self._refuse(RequestTimeout("The request's body took too long."))
-            case State.LINGER if waited > LINGER_SECONDS:
+            case State.LINGER if waited > LINGER_SECONDS and not self.unsent():
                 self._transport.abort()
 
     # writing

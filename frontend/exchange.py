@@ -67,7 +67,7 @@ class Exchange:
         """The whole answer at once."""
         if self.complete:
             return
-        if status < 200 or status in (204, 304):
+        if status in (204, 304):
             self.bare = True
         head = self._head(status, content_type, headers, reason, b"content-length: %d\r\n" % len(body))
         if self.bare:
@@ -118,7 +118,7 @@ class Exchange:
         self.connection.answered(self)
 
     def _head(self, status: int, content_type: str | None, headers: Headers, reason: str, framing: bytes) -> bytes:
-        self.status = status
+        self.status = status = status if 200 <= status <= 999 else 500  # what a handler sets may be no answer's status
         connection = self.connection
         if status >= 400 or connection.front.draining:
             self.keep_alive = False

@@ -76,6 +76,32 @@ def test_what_the_handler_sets_is_what_the_client_gets(run):
     run(scenario)
 
 
+def test_a_status_that_no_answer_has_is_an_error(run):
+    async def scenario(plane):
+        plane.publish(await plane.worker())
+        client = await plane.client()
+
+        answer = await client.ask("/predictions/m", b'{"do": "respond", "head": {"status": 101}, "body": "x"}')
+
+        assert (answer.status, answer.body) == (500, b"x")
+
+    run(scenario)
+
+
+def test_an_answer_that_nobody_reads_is_given_up(run):
+    async def scenario(plane):
+        plane.publish(await plane.worker())
+        client = await plane.client()
+        client.writer.transport.pause_reading()
+
+        client.send("/predictions/m", bytes(6_000_000))
+        await until(lambda: any(connection.unsent() for connection in plane.app.connections))
+
+        await until(lambda: not plane.app.connections)
+
+    run(scenario, keep_alive_seconds=0.1)
+
+
 def test_a_handlers_error_comes_in_torchserves_envelope(run):
     async def scenario(plane):
         plane.publish(await plane.worker())

@@ -5,6 +5,7 @@ import click
 from . import __version__
 from .frontend.gateway_cli import proxy
 from .management.autoscaler.cli import profile
+from .management.cell.commands import COMMANDS as CELL_COMMANDS
 from .management.commands import COMMANDS
 from .management.serve_commands import COMMANDS as ONE_MODEL
 from .optimizer.cli import optimizer, simulate
@@ -16,5 +17,5 @@ def main() -> None:
     """Serve PyTorch models."""
 
 
-for command in (*COMMANDS, *ONE_MODEL, optimizer, profile, proxy, simulate):
+for command in (*COMMANDS, *CELL_COMMANDS, *ONE_MODEL, optimizer, profile, proxy, simulate):
     main.add_command(command)

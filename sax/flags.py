@@ -1,0 +1,76 @@
+"""Command lines as Go's flag package reads them: one dash or two, `-flag value` or `-flag=value`, up to the first argument."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+class UsageError(Exception):
+    """Exit status 2, with the usage."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    name: str
+    default: Any
+    words: str
+
+
+def parse(given: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], list[str]]:
+    """The flags' values and the arguments that follow."""
+    known = {flag.name: flag for flag in flags}
+    values, rest = {flag.name: flag.default for flag in flags}, list(given)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        name, equals, text = word.lstrip("-").partition("=")
+        if name not in known:
+            raise UsageError(f"flag provided but not defined: -{name}")
+        if not equals and isinstance(known[name].default, bool):
+            text = "true"
+        elif not equals:
+            if not rest:
+                raise UsageError(f"flag needs an argument: -{name}")
+            text = rest.pop(0)
+        values[name] = _value(name, text, known[name].default)
+    return values, rest
+
+
+def _value(name: str, text: str, default: Any) -> Any:
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()]
+        if isinstance(default, int):
+            return int(text)
+        return text
+    except (KeyError, ValueError):
+        raise UsageError(f'invalid value "{text}" for flag -{name}: parse error') from None
+
+
+def seconds(text: str) -> float:
+    """A Go duration: 60s, 1m30s, 500ms."""
+    pieces = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
+    if not pieces or "".join(number + unit for number, unit in pieces) != text:
+        raise UsageError(f'invalid value "{text}" for flag -sax_timeout: parse error')
+    return sum(float(number) * {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}[unit] for number, unit in pieces)
+
+
+def extra_inputs(text: str) -> dict[str, Any]:
+    """`k:v,k:v`: a quoted value is a text, a number a number, anything else a text."""
+    found: dict[str, Any] = {}
+    for pair in filter(None, text.split(",")):
+        if pair.count(":") != 1:
+            raise ValueError(
+                "Could not parse extra inputs: key-value pair for an extra input must be separated by ':', "
+                f"and there must be exactly one: {pair!r}"
+            )
+        key, value = pair.split(":")
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            found[key] = value[1:-1]
+        else:
+            try:
+                found[key] = float(value)
+            except ValueError:
+                found[key] = value
+    return found

@@ -1,4 +1,4 @@
-"""One request in a worker and the way back to its client: what a batch is made of. Not for: sockets (`links`)."""
+"""One request in a worker and the way back to its client: what a batch is made of. Not for: sockets (`link`)."""
 
 import time
 from struct import Struct
@@ -10,7 +10,7 @@ from .base import Request
 from .protocol import EndHead, Kind, RequestHead, ResponseHead, pack
 
 if TYPE_CHECKING:
-    from .links import Link
+    from .link import Link
 
 ANSWER = Struct("<IBQI")  # a frame's header and the length of its head
 

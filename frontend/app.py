@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
+from ..management.jwt_auth import model_in
 from . import description, oip, openai, sax, text_api, torchserve
 from .access_log import AccessLog
 from .connection import Connection
@@ -104,7 +105,7 @@ class App:
             self._gate.check(exchange)
             raise
         if target is not None:
-            self._gate.check(exchange)
+            self._gate.check(exchange, model=target.queue.route.name)
         return target
 
     def _target(self, url: bytes) -> Target | None:
@@ -124,7 +125,12 @@ class App:
         path = unquote(exchange.url.partition(b"?")[0].decode("latin-1"), errors="replace")
         route, rest, known = self._routers[exchange.connection.listener].find(exchange.method.decode(), path)
         route = route or self._management
-        self._gate.check(exchange, needs_key=route is not None and route.needs_key)
+        self._gate.check(
+            exchange,
+            needs_key=route is not None and route.needs_key,
+            model=model_in(exchange.url.partition(b"?")[0]),
+            in_body=route is not None and route.model_in_body,
+        )
         if route is None:
             raise MethodNotAllowed() if known else NotFound()
         task = start_task(self._answer(exchange, route, path, rest), self._tasks)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
+    from ..management.jwt_auth import Bearer
     from .connection import Connection
 
 Headers = Iterable[tuple[str | bytes, str | bytes]]
@@ -30,8 +31,8 @@ OURS = {  # names that no handler sets: they belong to the connection, or are al
 
 class Exchange:
     __slots__ = (
-        "_chunked", "_pending_start", "authorization", "bare", "body", "complete", "connection", "headers", "host", "keep_alive",
-        "method", "on_leave", "origin", "request_id", "started_at", "status", "url", "version",
+        "_chunked", "_pending_start", "authorization", "bare", "bearer", "body", "complete", "connection", "headers", "host",
+        "keep_alive", "method", "on_leave", "origin", "request_id", "started_at", "status", "url", "version",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection", method: bytes, url: bytes, version: bytes, request_id: str) -> None:
@@ -44,6 +45,7 @@ class Exchange:
         self.host: bytes | None = None
         self.origin: bytes | None = None
         self.authorization: bytes | None = None
+        self.bearer: Bearer | None = None  # who asks, with JSON web tokens
         self.body: bytes | bytearray = b""
         self.keep_alive = False
         self.status = 0  # 0: nothing has been answered yet

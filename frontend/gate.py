@@ -1,7 +1,8 @@
 """Who may ask: no browser that somebody else's page led here, and with token authorization only who has a key.
 
 A server on loopback is reached by any page a browser shows (DNS rebinding, cross-site requests), so there the Host header
-must name this machine and a foreign Origin is refused, whatever the method. Not for: making keys, which is the control
+must name this machine and a foreign Origin is refused, whatever the method. With JSON web tokens, who has a good one may
+use the models it names. Not for: making keys, which is the control
 plane's; it writes `<runtime>/inference_keys.json`.
 """
 
@@ -13,7 +14,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .errors import ForeignHost, Unauthorized
+from ..management.errors import Forbidden as NotPermitted
+from ..management.errors import TokenRefused
+from ..management.jwt_auth import Bearer, Verifier
+from .errors import Forbidden, ForeignHost, Unauthorized
 from .exchange import Exchange
 from .options import FrontendOptions
 
@@ -42,6 +46,7 @@ class Gate:
     def __init__(self, runtime: Path, options: FrontendOptions) -> None:
         self._file = runtime / KEYS_FILE
         self._needs_key = options.token_authorization
+        self._jwt = Verifier(options.jwt) if options.jwt else None
         self._keys: list[tuple[bytes, float]] = []
         self._read_at = 0.0
         self._stamp: tuple[int, int] | None = None
@@ -49,14 +54,39 @@ class Gate:
         self._origin = options.cors.allowed_origin
         self._known_hosts: dict[bytes, bool] = {}
 
-    def check(self, exchange: Exchange, needs_key: bool = True) -> None:
-        """ForeignHost or Unauthorized; returns when the request may pass."""
+    def check(self, exchange: Exchange, needs_key: bool = True, model: str | None = None, in_body: bool = False) -> None:
+        """ForeignHost, Unauthorized or Forbidden; returns when the request may pass.
+
+        `in_body`: the model is named there, and the route's handler asks `Request.may_use`.
+        """
         if self._hosts is not None and not self._is_ours(exchange.host):
             raise ForeignHost("The Host header names no host of this server; allowed_hosts may list it.")
         if exchange.origin is not None and not self._may_come_from(exchange.origin, exchange.host):
             raise ForeignHost("Requests of this Origin are not allowed; cors_allowed_origin may name it.")
-        if self._needs_key and needs_key:
-            self.check_key(exchange.authorization)
+        if self._jwt is not None and needs_key:
+            exchange.bearer = self._bearer(exchange.authorization, model, in_body)
+        elif self._needs_key and needs_key:
+            self._check_key(exchange.authorization)
+
+    def check_key(self, authorization: bytes | None) -> None:
+        """For requests which are not HTTP/1.1; tokens for certain models are refused, since only the message names one."""
+        if self._jwt is not None:
+            self._bearer(authorization, None, in_body=False)
+        else:
+            self._check_key(authorization)
+
+    def _bearer(self, authorization: bytes | None, model: str | None, in_body: bool) -> Bearer:
+        assert self._jwt is not None
+        try:
+            bearer = self._jwt.check((authorization or b"").decode("latin-1"))
+            bearer.require("inference", model)
+        except TokenRefused as error:
+            raise Unauthorized(str(error)) from None
+        except NotPermitted as error:
+            raise Forbidden(str(error)) from None
+        if bearer.restricted and model is None and not in_body:
+            raise Forbidden("The token is for certain models, and the request does not say which one is meant.")
+        return bearer
 
     def _is_ours(self, host: bytes | None) -> bool:
         if host is None:  # HTTP/1.0; no browser
@@ -72,7 +102,7 @@ class Gate:
         text = origin.decode("latin-1")
         return self._origin in ("*", text) or (host is not None and urlsplit(text).netloc.encode("latin-1") == host)
 
-    def check_key(self, authorization: bytes | None) -> None:
+    def _check_key(self, authorization: bytes | None) -> None:
         """Unauthorized unless it bears a key that is good now."""
         scheme, _, given = (authorization or b"").partition(b" ")
         now = time.time()

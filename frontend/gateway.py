@@ -10,8 +10,9 @@ import json
 import logging
 import time
 
-from .errors import Forbidden, RequestError, headers_of, status_of
-from .jwt_auth import Bearer, Role, Verifier, model_in
+from ..management.errors import Forbidden as NotPermitted
+from ..management.errors import TokenRefused
+from ..management.jwt_auth import Bearer, Role, Verifier, model_in
 from .upstream import Exchange, Upstream, UpstreamBroken, UpstreamSilent, UpstreamUnreachable
 from .web import Receive, Scope, Send
 
@@ -34,8 +35,10 @@ class Gateway:
         try:
             bearer = self._admit(scope)
             await self._forward(scope, receive, answer)
-        except RequestError as error:
-            await answer.message(status_of(error), str(error), headers_of(error))
+        except TokenRefused as error:
+            await answer.message(401, str(error), [("WWW-Authenticate", "Bearer")])
+        except NotPermitted as error:
+            await answer.message(403, str(error))
         except (UpstreamUnreachable, UpstreamBroken, UpstreamSilent) as error:
             await answer.message(STATUS[type(error)], str(error))
         logger.info(
@@ -45,7 +48,7 @@ class Gateway:
         )  # fmt: skip
 
     def _admit(self, scope: Scope) -> Bearer | None:
-        """Unauthorized or Forbidden unless the request may pass."""
+        """TokenRefused or NotPermitted unless the request may pass."""
         if self._verifier is None or (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")):
             return None
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
@@ -53,7 +56,7 @@ class Gateway:
         model = model_in(scope["raw_path"])
         bearer.require(self._role, model)
         if model is None and bearer.restricted:
-            raise Forbidden("The token is for certain models, and the path does not say which one is meant.")
+            raise NotPermitted("The token is for certain models, and the path does not say which one is meant.")
         return bearer
 
     async def _forward(self, scope: Scope, receive: Receive, answer: "Answering") -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import click
 import uvicorn
 
+from ..management.jwt_auth import MIN_SECRET_BYTES, JwtOptions, UnusableKey, Verifier
 from .gateway import Gateway
-from .jwt_auth import MIN_SECRET_BYTES, JwtOptions, UnusableKey, Verifier
 from .upstream import Upstream
 
 

@@ -132,7 +132,7 @@ class OpenAI:
             raise Invalid("encoding_format: float or base64 is wanted.", "encoding_format")
         dimensions = body.whole(given, "dimensions", 1, 1, 1 << 20) if "dimensions" in given else None
         answer = await generating.embed(
-            self._models, self._models.find(name), EmbedRequest(inputs=inputs, dimensions=dimensions), request
+            self._models, self._find(request, name), EmbedRequest(inputs=inputs, dimensions=dimensions), request
         )
         data = [
             {"object": "embedding", "index": index, "embedding": vector if encoding == "float" else packed(vector)}
@@ -149,7 +149,7 @@ class OpenAI:
         else:
             special = body.flag(given, "add_special_tokens", True)
             wanted = TokenizeRequest(prompt=body.text(given, "prompt"), add_special_tokens=special)
-        answer = await generating.tokenize(self._models, self._queue(given), wanted, request)
+        answer = await generating.tokenize(self._models, self._queue(request, given), wanted, request)
         ids = answer.ids or []
         await request.answer(200, {"tokens": ids, "count": len(ids), "max_model_len": answer.max_model_len})
 
@@ -157,17 +157,23 @@ class OpenAI:
         """POST /detokenize"""
         given = body.parse(request.body)
         tokens = body.token_list(given, "tokens")
-        answer = await generating.tokenize(self._models, self._queue(given), TokenizeRequest(ids=tokens), request)
+        answer = await generating.tokenize(self._models, self._queue(request, given), TokenizeRequest(ids=tokens), request)
         await request.answer(200, {"prompt": answer.text or ""})
 
     async def tokenizer_info(self, request: Request) -> None:
         """GET /tokenizer_info"""
-        answer = await generating.tokenize(self._models, self._queue(dict(request.query)), TokenizeRequest(), request)
+        answer = await generating.tokenize(
+            self._models, self._queue(request, dict(request.query)), TokenizeRequest(), request
+        )
         await request.answer(
             200, dict(answer.info) | {"vocab_size": answer.vocab_size, "max_model_len": answer.max_model_len}
         )
 
-    def _queue(self, given: dict[str, Any]) -> ModelQueue:
+    def _find(self, request: Request, name: str) -> ModelQueue:
+        request.may_use(name)
+        return self._models.find(name)
+
+    def _queue(self, request: Request, given: dict[str, Any]) -> ModelQueue:
         """These routes may leave the model out when there is only one."""
         name = given.get("model")
         if name is None:
@@ -175,7 +181,7 @@ class OpenAI:
             if len(names) != 1:
                 raise Invalid(f"model is required: there are {len(names)} models with a tokenizer.", "model")
             name = names[0]
-        return self._models.find(str(name))
+        return self._find(request, str(name))
 
 
 def speaks(capabilities: list[str]) -> bool:
@@ -198,4 +204,4 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         ("POST", "/detokenize", api.detokenize),
         ("GET", "/tokenizer_info", api.tokenizer_info),
     ]
-    return [Route(method, path, guarded(handler)) for method, path, handler in table]
+    return [Route(method, path, guarded(handler), model_in_body=True) for method, path, handler in table]

@@ -26,6 +26,7 @@ EVENTS_AHEAD = 64  # of all prompts, while the client reads slowly
 
 
 async def answer(models: Models, request: Request, wanted: TextRequest) -> None:
+    request.may_use(wanted.model)
     queue = models.find(wanted.model)
     if wanted.streaming.wanted:
         await stream(models, queue, request, wanted)

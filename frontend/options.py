@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from ..management.jwt_auth import JwtOptions
+
 
 class Cors(msgspec.Struct, frozen=True, kw_only=True):
     """Added to every answer, each as it is given."""
@@ -40,6 +42,7 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     allowed_hosts: list[str] = []  # Host names beside loopback's and the binds' own; "*": any
     queue_full_status: Literal[503, 429] = 503
     token_authorization: bool = False  # requests must carry a key of `<runtime>/inference_keys.json`
+    jwt: JwtOptions | None = None  # requests must bear a JSON web token instead
     token_status: Literal[401, 400] = 401  # of a missing or wrong key; TorchServe says 400
     sequence_id_header: str = "ts_request_sequence_id"  # of models with sequence batching
     open_inference_protocol: bool = True  # /v2

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from .errors import BadRequest
+from .errors import BadRequest, Forbidden
 from .exchange import Exchange
 
 Handler = Callable[["Request"], Awaitable[None]]
@@ -38,6 +38,7 @@ class Route:
     handler: Handler | None = None
     asgi: Asgi | None = None
     needs_key: bool = True  # when token authorization is on; probes need none
+    model_in_body: bool = False  # the handler asks `request.may_use(model)`; otherwise the path names the model
     listener: Literal["inference", "sax"] = "inference"
 
 
@@ -51,6 +52,12 @@ class Request:
         self.rest = rest
         self.body: bytes = bytes(exchange.body)
         self.request_id = exchange.request_id
+
+    def may_use(self, model: str) -> None:
+        """Forbidden when the client's token is for other models."""
+        bearer = self.exchange.bearer
+        if bearer is not None and not bearer.may_use(model):
+            raise Forbidden("The token is not for this model.")
 
     @property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:

@@ -15,7 +15,6 @@ from .answers import answer, failed, finish, refuse
 from .api_description import description
 from .control import ControlPlane
 from .descriptions import describe
-from .guard import token_check
 from .serving import Registration
 from .tokens import Tokens
 
@@ -52,11 +51,18 @@ def create_app(
     return app
 
 
-def management(control: ControlPlane, call: Call, *, model_api: bool = True, tokens: Tokens | None = None) -> Blueprint:
-    """`tokens`: every request must bear one."""
+def management(
+    control: ControlPlane,
+    call: Call,
+    *,
+    model_api: bool = True,
+    tokens: Tokens | None = None,
+    check: Callable[[], None] | None = None,
+) -> Blueprint:
+    """`check`: what every request must pass; `tokens`: whose keys GET /token renews."""
     api = Blueprint("management", __name__)
-    if tokens:
-        api.before_request(token_check(tokens))
+    if check:
+        api.before_request(check)
 
     @api.get("/token")
     def renew() -> Response:

@@ -54,7 +54,7 @@ class NotAllowed(ManagementError):
 
 
 class Forbidden(ManagementError):
-    """A browser's request from a foreign page, or for a foreign host name."""
+    """A browser's request from a foreign page or for a foreign host name; a bearer who may not do this."""
 
 
 class BrokenBody(ManagementError):
@@ -62,4 +62,4 @@ class BrokenBody(ManagementError):
 
 
 class TokenRefused(ManagementError):
-    """No key, a wrong one, or one that has expired."""
+    """No key or token, a wrong one, or one that has expired."""

@@ -5,6 +5,7 @@ processes, whose `frontend.gate` does the same for inference.
 """
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from flask import request
 
 from .addresses import parse
 from .errors import Forbidden, StartError
+from .jwt_auth import JwtOptions, UnusableKey, Verifier
 from .settings import Settings
 from .tokens import Tokens
 
@@ -26,9 +28,12 @@ PLATFORMS = ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_SAFE_
 
 @dataclass(frozen=True)
 class Access:
+    """`jwt`: both ask for JSON web tokens, in place of TorchServe's keys."""
+
     inference_tokens: bool
     management_tokens: bool
     model_api: bool  # models may be registered and deleted over HTTP
+    jwt: JwtOptions | None = None
 
     @property
     def any_tokens(self) -> bool:
@@ -41,6 +46,9 @@ def decide(settings: Settings, environ: Mapping[str, str]) -> Access:
     switch = settings.disable_token_authorization
     on_inference = not inference.loopback if switch is None else not switch
     on_management = not management.loopback if switch is None else not switch
+    enabled = settings.enable_model_api
+    if jwt := jwt_options(settings):
+        return Access(False, False, True if enabled is None else enabled, jwt)
     if not management.loopback and not on_management:
         if not (settings.insecure or settings.compat or any(name in environ for name in PLATFORMS)):
             raise StartError(
@@ -49,8 +57,35 @@ def decide(settings: Settings, environ: Mapping[str, str]) -> Access:
                 "leave the tokens on, or say --insecure"
             )
         logger.warning("The management API at %s is open to the network", management.url)
-    enabled = settings.enable_model_api
     return Access(on_inference, on_management, management.loopback or on_management if enabled is None else enabled)
+
+
+def jwt_options(settings: Settings) -> JwtOptions | None:
+    """StartError for keys that can't be used."""
+    if not (settings.jwt_secret_file or settings.jwt_jwks_file):
+        return None
+    options = JwtOptions(
+        secret_file=settings.jwt_secret_file and os.path.abspath(settings.jwt_secret_file),
+        jwks_file=settings.jwt_jwks_file and os.path.abspath(settings.jwt_jwks_file),
+        required_claims=[claim.strip() for claim in (settings.jwt_required_claims or "").split(",") if claim.strip()],
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+    )
+    try:
+        Verifier(options)
+    except (UnusableKey, OSError) as error:
+        raise StartError(f"JSON web tokens: {error}") from None
+    return options
+
+
+def jwt_check(verifier: Verifier) -> Callable[[], None]:
+    """For a blueprint's before_request: a token with the role `management`."""
+
+    def check() -> None:
+        if request.path not in OPEN_PATHS and not (request.path == "/" and request.method == "OPTIONS"):
+            verifier.check(request.headers.get("Authorization")).require("management")
+
+    return check
 
 
 def token_check(tokens: Tokens) -> Callable[[], None]:

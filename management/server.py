@@ -27,6 +27,7 @@ from .dashboard import recent_decisions
 from .data_plane import accepting, grpc_process, http_master, write_options
 from .devices import GpuRoundRobin, count_gpus
 from .errors import ManagementError
+from .jwt_auth import Verifier
 from .kept import Kept
 from .launcher import ARGV_MARK, READY, Running, facts_file, pid_file
 from .logs import open_logs
@@ -133,8 +134,7 @@ class Server:
         self._data_plane = [http_master(*around), *([grpc] if grpc else [])]
 
     def _options(self) -> dict[str, Any]:
-        tokens = self._access.inference_tokens
-        return frontend_options(self._settings, self.logs, self._certificate, __version__, tokens=tokens)
+        return frontend_options(self._settings, self.logs, self._certificate, __version__, self._access)
 
     def _announce(self) -> None:
         """To the commands on this machine, and to whoever started us."""
@@ -267,13 +267,17 @@ class Server:
         )
 
     def _token_check(self) -> Callable[[], None]:
+        if self._access.jwt:
+            return guard.jwt_check(Verifier(self._access.jwt))
         if self._tokens and self._access.management_tokens:
             return guard.token_check(self._tokens)
         return lambda: None
 
     def _verbs(self) -> Blueprint:
         tokens = self._tokens if self._access.management_tokens else None
-        return api.management(self.control, self._call, model_api=self._access.model_api, tokens=tokens)
+        return api.management(
+            self.control, self._call, model_api=self._access.model_api, tokens=tokens, check=self._token_check()
+        )
 
     def _listen(self, blueprints: list[Any], socket: Any, address: str = "") -> None:
         settings = self._settings

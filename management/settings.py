@@ -118,6 +118,13 @@ class Settings:
     )
     token_expiration_min: float = _is(60.0, "minutes an inference or management token lives", minimum=0.01)
     token_auth_status: int = _is(401, "answer to a missing or wrong token; 400 is TorchServe's", choices=("401", "400"))
+    jwt_secret_file: str | None = _is(
+        None, "file with the secret of JSON web tokens (HS256), which inference and management then ask for; docs/jwt.md"
+    )
+    jwt_jwks_file: str | None = _is(None, "public keys (RS256, EdDSA) instead of a secret")
+    jwt_required_claims: str | None = _is(None, "claims without which a token is refused, such as exp,sub")
+    jwt_audience: str | None = _is(None, "tokens must be meant for it (aud)")
+    jwt_issuer: str | None = _is(None, "tokens must come from it (iss)")
     key_file: str | None = _is(None, "where the tokens are written; key_file.json in the working folder when not given")
     enable_model_api: bool | None = _is(
         None, "models may be registered and deleted over HTTP; not given: when management is on loopback or needs tokens"

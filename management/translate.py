@@ -3,7 +3,10 @@
 import os
 from typing import Any
 
+import msgspec
+
 from .addresses import parse
+from .guard import Access
 from .logs import Logs
 from .settings import Settings
 from .tls import Certificate
@@ -12,7 +15,7 @@ DRAIN_SECONDS_OF_MASTER = 1
 
 
 def frontend_options(
-    settings: Settings, logs: Logs, certificate: Certificate | None, version: str, *, tokens: bool = False
+    settings: Settings, logs: Logs, certificate: Certificate | None, version: str, access: Access
 ) -> dict[str, Any]:
     inference = parse(settings.inference_address)
     others = {parse(settings.management_address), parse(settings.metrics_address)}
@@ -34,7 +37,8 @@ def frontend_options(
         },
         "allowed_hosts": allowed_hosts(settings),
         "queue_full_status": settings.full_queue_status,
-        "token_authorization": tokens,
+        "token_authorization": access.inference_tokens,
+        "jwt": msgspec.to_builtins(access.jwt),
         "token_status": 400 if settings.compat else settings.token_auth_status,
         "same_port": inference in others,
         "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),

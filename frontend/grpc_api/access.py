@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from ..errors import Unauthorized
+from ..errors import Forbidden, Unauthorized
 from ..gate import Gate
 
 OPEN = ("/Ping", "/ServerLive", "/ServerReady")
@@ -22,7 +22,7 @@ class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         given = dict(details.invocation_metadata).get("authorization")
         try:
             self._gate.check_key(given.encode() if isinstance(given, str) else given)
-        except Unauthorized as error:
+        except (Unauthorized, Forbidden) as error:
             return refusing(handler, str(error))
         return handler
 

@@ -11,8 +11,8 @@ import uvloop
 
 from flambeau.frontend.gateway import Gateway
 from flambeau.frontend.gateway_cli import SERVER
-from flambeau.frontend.jwt_auth import JwtOptions, Verifier
 from flambeau.frontend.upstream import Upstream
+from flambeau.management.jwt_auth import JwtOptions, Verifier
 
 SECRET = "a secret of thirty-two bytes, or more"
 

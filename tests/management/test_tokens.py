@@ -99,7 +99,7 @@ def test_keys_may_be_given_by_the_environment(tmp_path, clock):
     ),
 ])  # fmt: skip
 def test_who_needs_a_token(changes, expected):
-    assert dataclasses.astuple(guard.decide(dataclasses.replace(Settings(), **changes), {})) == expected
+    assert dataclasses.astuple(guard.decide(dataclasses.replace(Settings(), **changes), {})) == (*expected, None)
 
 
 def test_management_open_to_the_network_refuses_to_start():

@@ -1,8 +1,9 @@
 """JSON web tokens: whether one is good, and what its bearer may do.
 
 Either one shared secret (HS256) or a file of public keys (JWKS: RS256, EdDSA); the algorithm belongs to the key, never to
-the token. What PyJWT leaves to its caller is done here: long enough keys, tokens of bounded size, required claims. Not
-for: the keys of token authorization, which are `gate`'s; nor for making tokens (scripts/jwt_util.py).
+the token. What PyJWT leaves to its caller is done here: long enough keys, tokens of bounded size, required claims. Used on
+every port of ours and by the proxy. Not for: the keys of token authorization (`tokens`), nor making tokens
+(scripts/jwt_util.py).
 """
 
 import fnmatch
@@ -19,7 +20,7 @@ from urllib.parse import unquote
 import jwt
 import msgspec
 
-from .errors import Forbidden, Unauthorized
+from .errors import Forbidden, TokenRefused
 
 logger = logging.getLogger(__name__)
 
@@ -103,10 +104,10 @@ class Verifier:
             self._read_jwks()
 
     def check(self, authorization: str | None) -> Bearer:
-        """The bearer of an Authorization header; Unauthorized when it is none of ours."""
+        """The bearer of an Authorization header; TokenRefused when it is none of ours."""
         token = bearer_token(authorization)
         if len(token) > MAX_TOKEN_BYTES:
-            raise Unauthorized(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
+            raise TokenRefused(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
         options = self._options
         try:
             key = self._key_for(token)
@@ -120,9 +121,9 @@ class Verifier:
                 options={"require": list(options.required_claims)},
             )
         except jwt.PyJWTError as error:
-            raise Unauthorized(f"The token is not valid: {error}") from None
+            raise TokenRefused(f"The token is not valid: {error}") from None
         except (ValueError, RecursionError):
-            raise Unauthorized("The token is not valid.") from None
+            raise TokenRefused("The token is not valid.") from None
         return Bearer(claims)
 
     def _key_for(self, token: str) -> Key:
@@ -187,11 +188,11 @@ def public_keys(path: Path) -> dict[str, Key]:
 def bearer_token(authorization: str | None) -> str:
     """The word after `Bearer`, in any case and parted by one blank."""
     if not authorization:
-        raise Unauthorized("An Authorization header with a bearer token is wanted.")
+        raise TokenRefused("An Authorization header with a bearer token is wanted.")
     match authorization.split(" "):
         case [scheme, token] if scheme.lower() == "bearer" and token:
             return token
-    raise Unauthorized("The Authorization header must be: Bearer TOKEN.")
+    raise TokenRefused("The Authorization header must be: Bearer TOKEN.")
 
 
 def model_in(raw_path: bytes) -> str | None:

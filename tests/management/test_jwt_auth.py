@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from flambeau.frontend.errors import Forbidden, Unauthorized
-from flambeau.frontend.jwt_auth import Bearer, JwtOptions, UnusableKey, Verifier, model_in
+from flambeau.management.errors import Forbidden, TokenRefused
+from flambeau.management.jwt_auth import Bearer, JwtOptions, UnusableKey, Verifier, model_in
 
 SECRET = "a secret of thirty-two bytes, or more"
 NOW = int(time.time())
@@ -80,7 +80,7 @@ def test_the_scheme_may_have_any_case(verifier, scheme):
     ],
 )
 def test_any_other_is_refused_without_a_word_of_the_secret(verifier, header):
-    with pytest.raises(Unauthorized) as refused:
+    with pytest.raises(TokenRefused) as refused:
         verifier.check(header)
 
     assert SECRET not in str(refused.value)
@@ -92,7 +92,7 @@ def test_claims_can_be_required(verifier):
 
     strict.check(sign(good))
     for missing in good:
-        with pytest.raises(Unauthorized):
+        with pytest.raises(TokenRefused):
             strict.check(sign({name: value for name, value in good.items() if name != missing}))
 
 
@@ -107,7 +107,7 @@ def test_public_keys_are_chosen_by_their_id(tmp_path, signing_keys):
     verifier.check(sign(key=signing_keys["rsa"], algorithm="RS256", kid="rsa"))
     verifier.check(sign(key=signing_keys["ed"], algorithm="EdDSA", kid="ed"))
     for wrong in ("ed", "other", None):
-        with pytest.raises(Unauthorized):
+        with pytest.raises(TokenRefused):
             verifier.check(sign(key=signing_keys["rsa"], algorithm="RS256", **({"kid": wrong} if wrong else {})))
 
 
@@ -118,16 +118,16 @@ def test_a_public_key_is_no_shared_secret(tmp_path, signing_keys):
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (b'{"alg": "HS256", "kid": "rsa"}', b"{}"))
     signature = base64.urlsafe_b64encode(hmac.digest(known_to_all, signed, "sha256")).rstrip(b"=")
 
-    with pytest.raises(Unauthorized):
+    with pytest.raises(TokenRefused):
         verifier.check(f"Bearer {signed.decode()}.{signature.decode()}")
 
 
 def test_replaced_keys_are_taken_and_broken_ones_are_not(tmp_path, signing_keys, monkeypatch):
-    monkeypatch.setattr("flambeau.frontend.jwt_auth.LOOK_SECONDS", 0)
+    monkeypatch.setattr("flambeau.management.jwt_auth.LOOK_SECONDS", 0)
     verifier = Verifier(JwtOptions(jwks_file=str(jwks(tmp_path, old=signing_keys["rsa"]))))
     new = sign(key=signing_keys["ed"], algorithm="EdDSA", kid="new")
 
-    with pytest.raises(Unauthorized):
+    with pytest.raises(TokenRefused):
         verifier.check(new)
     jwks(tmp_path, new=signing_keys["ed"])
     verifier.check(new)

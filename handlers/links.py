@@ -59,20 +59,18 @@ class Links:
         return not self._links and not self.dirty and not self._control.unsent
 
     def listen(self, address: str, hello: Hello) -> None:
-        """Every peer that connects hears `hello` first."""
+        """On a unix socket that only our own user may open. Every peer that connects hears `hello` first."""
         kind, _, place = address.partition(":")
-        if kind == "unix":
-            listener = socket.socket(socket.AF_UNIX)
-            if os.path.exists(place):
-                os.unlink(place)  # left by a worker that was killed
-            mask = os.umask(0o177)
-            try:
-                listener.bind(place)
-            finally:
-                os.umask(mask)
-        else:
-            host, _, port = place.rpartition(":")
-            listener = socket.create_server((host, int(port)), backlog=64)
+        if kind != "unix":
+            raise ValueError(f"{address}: workers listen on unix sockets alone; a gate connects other machines")
+        if os.path.exists(place):
+            os.unlink(place)  # left by a worker that was killed
+        listener = socket.socket(socket.AF_UNIX)
+        mask = os.umask(0o177)
+        try:
+            listener.bind(place)
+        finally:
+            os.umask(mask)
         listener.listen(64)
         listener.setblocking(False)
         self._listener, self._hello = listener, pack(Kind.HELLO, 0, hello)
@@ -134,10 +132,8 @@ class Links:
         self.stopping, self.stopped = True, time.monotonic()
         if self._listener is not None:
             self._selector.unregister(self._listener)
-            name = self._listener.getsockname()
+            os.unlink(self._listener.getsockname())
             self._listener.close()
-            if isinstance(name, str):
-                os.unlink(name)
         for link in self._links:
             link.write(pack(Kind.GOAWAY, 0))
 

@@ -2,7 +2,7 @@
 
 Two links speak it, both reliable byte streams:
 
-- a *request link*, one per (HTTP process, worker): the worker listens on a unix socket (or TCP), the HTTP process connects;
+- a *request link*, one per (HTTP process, worker): the worker listens on a unix socket, the HTTP process connects;
 - a *control link*, one per worker: a socket pair made by whoever starts the worker. CONFIG down, READY or FAILED up, then
   STOP down, METRICS up, and requests such as `describe` like on any link. Its end of file means that the starter died.
 
@@ -96,7 +96,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     model_dir: str  # the unpacked archive: the worker's working directory, first on its import path
     handler: str  # as the manifest says it, or as the registration overrides it
-    listen: str  # "unix:/path" or "tcp:host:port"
+    listen: str  # "unix:/path"
     manifest: dict[str, Any] = {}
     model_yaml: dict[str, Any] = {}
     batch_size: int = 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ..management.jwt_auth import model_in
-from . import description, oip, openai, sax, text_api, torchserve
+from . import description, oip, openai, sax, text_api, torchserve, workflows
 from .access_log import AccessLog
 from .connection import Connection
 from .control import Control
@@ -35,6 +35,7 @@ PROTOCOLS: tuple[Callable[[Models, FrontendOptions], list[Route]], ...] = (
     text_api.routes,
     openai.routes,
     oip.routes,
+    workflows.routes,
 )
 MAX_TARGETS = 10_000  # URLs remembered; a client that varies them must not fill our memory
 

@@ -40,6 +40,11 @@ class ModelNotFound(RequestError):
         super().__init__(f"Model not found: {name}")
 
 
+class WorkflowNotFound(RequestError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Workflow not found: {name}")
+
+
 class ModelVersionNotFound(RequestError):
     def __init__(self, name: str, version: str) -> None:
         super().__init__(f"Model version: {version} does not exist for model: {name}")
@@ -126,6 +131,7 @@ STATUS: dict[type[RequestError], tuple[int, str]] = {
     ForeignHost: (403, "ForbiddenException"),
     NotFound: (404, "ResourceNotFoundException"),
     ModelNotFound: (404, "ModelNotFoundException"),
+    WorkflowNotFound: (404, "WorkflowNotFoundException"),
     ModelVersionNotFound: (404, "ModelVersionNotFoundException"),
     MethodNotAllowed: (405, "MethodNotAllowedException"),
     RequestTimeout: (408, "RequestTimeoutException"),

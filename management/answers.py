@@ -14,6 +14,8 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.BadRequest: (400, "BadRequestException"),
     errors.ModelNotFound: (404, "ModelNotFoundException"),
     errors.VersionNotFound: (404, "ModelVersionNotFoundException"),
+    errors.WorkflowNotFound: (404, "WorkflowNotFoundException"),
+    errors.WorkflowConflict: (409, "ConflictStatusException"),
     errors.ModelConflict: (409, "ConflictStatusException"),
     errors.DefaultVersionInUse: (403, "InvalidModelVersionException"),
     errors.WorkersFailed: (500, "InternalServerException"),

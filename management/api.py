@@ -95,7 +95,9 @@ def management(
         limit = _number(request.args, "limit") or MAX_LISTED
         limit = limit if 0 < limit <= MAX_LISTED else MAX_LISTED
         start = max(0, _number(request.args, "next_page_token") or 0)
-        names = sorted(control.registry.state.models)
+        state = control.registry.state
+        parts = {f"{workflow}__{node['name']}" for workflow, record in state.workflows.items() for node in record.nodes}
+        names = sorted(state.models.keys() - parts)  # a workflow's nodes are its own affair
         page = [control.registry.find(name) for name in names[start : start + limit]]
         found: dict[str, Any] = {"nextPageToken": str(start + limit)} if len(names) > start + limit else {}
         return answer(found | {"models": [{"modelName": r.name, "modelUrl": r.url} for r in page]})

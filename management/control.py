@@ -20,8 +20,8 @@ from ..archiver.unpack import Limits, ModelArchive, open_archive
 from .dependencies import install
 from .errors import BadRequest, ManagementError, WorkersFailed
 from .pool import Pool, Surroundings
-from .registry import Registry, VersionRecord
-from .routing import ModelRoute, RouteWriter, Table
+from .registry import Registry, VersionRecord, WorkflowRecord
+from .routing import ModelRoute, RouteWriter, Table, WorkflowNode, WorkflowRoute
 from .serving import Registration, decide
 from .settings import ALLOWED_BY_TORCHSERVE
 from .workers import Worker
@@ -61,7 +61,7 @@ class ControlPlane:
             raise BadRequest(f"Invalid RuntimeType value: {asked.runtime}")
         fetched = await asyncio.to_thread(fetch, asked.url, self._model_store, self.allowed_urls, trusted=asked.trusted)
         try:
-            archive = await asyncio.to_thread(self._open, fetched.path)
+            archive = await asyncio.to_thread(self.open_archive, fetched.path)
             python = await asyncio.to_thread(self._python, archive)
             record = self._record(asked, fetched, archive)
             async with self._change(record.name):
@@ -131,7 +131,7 @@ class ControlPlane:
             for record in versions.values():
                 key = (record.name, record.version)
                 try:
-                    archive = await asyncio.to_thread(self._open, Path(record.archive))
+                    archive = await asyncio.to_thread(self.open_archive, Path(record.archive))
                     python = await asyncio.to_thread(self._python, archive)
                 except (ArchiveError, OSError) as error:
                     self.broken[key] = f"its archive can't be opened: {error}"
@@ -170,6 +170,7 @@ class ControlPlane:
         table = Table(
             models=models,
             defaults=defaults,
+            workflows={name: workflow_route(record) for name, record in self.registry.state.workflows.items()},
             healthy=self.healthy,
             draining=self.draining,
         )
@@ -183,7 +184,7 @@ class ControlPlane:
         text = settings.allowed_urls or (ALLOWED_BY_TORCHSERVE if settings.compat else "")
         return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
 
-    def _open(self, path: Path) -> ModelArchive:
+    def open_archive(self, path: Path) -> ModelArchive:
         settings = self._around.settings
         limits = Limits(total_bytes=settings.max_archive_size, members=settings.max_archive_members)
         return open_archive(path, self._models_folder, limits)
@@ -252,6 +253,24 @@ class ControlPlane:
         async with self._locks[name]:
             yield
             self.publish()
+
+
+def workflow_route(record: WorkflowRecord) -> WorkflowRoute:
+    """A node is a model under the workflow's name and its own."""
+    wanted = {source for node in record.nodes for source in node["inputs"]}
+    return WorkflowRoute(
+        nodes=[
+            WorkflowNode(
+                name=node["name"],
+                model=f"{record.name}__{node['name']}",
+                inputs=node["inputs"],
+                feeds=node["name"] in wanted,
+                timeout_seconds=node["timeout_seconds"],
+                attempts=node["attempts"],
+            )
+            for node in record.nodes
+        ]
+    )
 
 
 def add_elsewhere(versions: dict[str, ModelRoute], route: ModelRoute) -> None:

@@ -25,6 +25,14 @@ class ModelNotFound(ManagementError):
     """No such model."""
 
 
+class WorkflowNotFound(ManagementError):
+    """No such workflow."""
+
+
+class WorkflowConflict(ManagementError):
+    """A workflow of this name is registered already."""
+
+
 class VersionNotFound(ManagementError):
     """The model is there, this version of it is not."""
 

@@ -38,10 +38,21 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     loaded_at_startup: bool = False
 
 
+class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow as it was registered; its nodes are models of their own."""
+
+    name: str
+    url: str
+    archive: str
+    nodes: list[dict[str, Any]]  # each after those that feed it: name, inputs, workers, batch, timeout_seconds, attempts
+    dag: dict[str, list[str]]
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0  # counts the writes: of two states the larger is the newer
     models: dict[str, dict[str, VersionRecord]] = {}
     defaults: dict[str, str] = {}
+    workflows: dict[str, WorkflowRecord] = {}
 
 
 class Registry:
@@ -101,12 +112,22 @@ class Registry:
         self._write(models, {n: v for n, v in self._state.defaults.items() if n in models})
         return record
 
+    def add_workflow(self, record: WorkflowRecord) -> None:
+        self._keep(msgspec.structs.replace(self._state, workflows=self._state.workflows | {record.name: record}))
+
+    def remove_workflow(self, name: str) -> None:
+        rest = {n: record for n, record in self._state.workflows.items() if n != name}
+        self._keep(msgspec.structs.replace(self._state, workflows=rest))
+
     def _with(self, record: VersionRecord) -> dict[str, dict[str, VersionRecord]]:
         models = self._state.models
         return models | {record.name: models.get(record.name, {}) | {record.version: record}}
 
     def _write(self, models: dict[str, dict[str, VersionRecord]], defaults: dict[str, str]) -> None:
-        state = State(sequence=self._state.sequence + 1, models=models, defaults=defaults)
+        self._keep(msgspec.structs.replace(self._state, models=models, defaults=defaults))
+
+    def _keep(self, state: State) -> None:
+        state = msgspec.structs.replace(state, sequence=self._state.sequence + 1)
         if self._path:
             replace_durably(self._path, msgspec.json.format(msgspec.json.encode(state)))
         self._state = state

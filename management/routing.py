@@ -42,9 +42,23 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
     loaded_at_startup: bool = False
 
 
+class WorkflowNode(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    model: str  # whose default version runs it
+    inputs: list[str] = []  # the nodes whose answers it gets; none: the request itself
+    feeds: bool = False  # whether another node wants its answer
+    timeout_seconds: float = 10.0
+    attempts: int = 1
+
+
+class WorkflowRoute(msgspec.Struct, frozen=True, kw_only=True):
+    nodes: list[WorkflowNode]  # each after those that feed it
+
+
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, dict[str, ModelRoute]] = {}  # name → version → route
     defaults: dict[str, str] = {}  # name → the version that answers when none is asked for
+    workflows: dict[str, WorkflowRoute] = {}
     healthy: bool = True  # every model that should have workers has enough
     draining: bool = False  # going down: readiness is over, requests are still served
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint
 
 from .. import __version__
-from . import addresses, api, guard, sockets
+from . import addresses, api, guard, sockets, workflows_api
 from .adapter import Listener
 from .cell.service import CellService
 from .cell.settings import cell_options
@@ -47,6 +47,7 @@ from .translate import cors_headers, frontend_options
 
 if TYPE_CHECKING:
     from .autoscaler.loop import Autoscaler
+from .workflows import Workflows
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Server:
         self._children = Children()
         self.measuring = Measuring(settings, self.logs)
         self.control = self._control_plane()
+        store = Path(settings.workflow_store) if settings.workflow_store else plan.model_store
+        self._workflows = Workflows(self.control, store)
         self._autoscaler = self._assemble_autoscaler()
         self.control.waiting = lambda name, version: waiting_requests(self._runtime.path / "metrics", name, version)
         self._standing = True
@@ -224,10 +227,17 @@ class Server:
         settings = self._settings
         scrape = blueprint(self._scrape)
         same = addresses.parse(settings.metrics_address) == addresses.parse(settings.management_address)
-        everything = [self._verbs(), *self._scaling(), self._page(), scrape, api.internal(self.control, self._call)]
+        everything = [
+            self._verbs(),
+            self._workflow_routes(),
+            *self._scaling(),
+            self._page(),
+            scrape,
+            api.internal(self.control, self._call),
+        ]
         self._listen(everything, sockets.listen_unix(self._runtime.path / "control.sock"))
         if "management" in opened:
-            verbs = [self._verbs(), *self._scaling(), self._page(), *([scrape] if same else [])]
+            verbs = [self._verbs(), self._workflow_routes(), *self._scaling(), self._page(), *([scrape] if same else [])]
             self._listen(verbs, opened["management"], settings.management_address)
         if "metrics" in opened:
             self._listen([scrape], opened["metrics"], settings.metrics_address)
@@ -255,6 +265,11 @@ class Server:
         routes = autoscaler_routes(self._autoscaler, self._call)
         routes.before_request(self._token_check())
         return [routes]
+
+    def _workflow_routes(self) -> Blueprint:
+        routes = workflows_api.blueprint(self._workflows, self._call, model_api=self._access.model_api)
+        routes.before_request(self._token_check())
+        return routes
 
     def _page(self) -> Blueprint:
         numbers = self._runtime.path / "metrics"

@@ -18,7 +18,7 @@ from flambeau.client import Client
 
 HOME = str(Path(flambeau.__file__).resolve().parent.parent)
 ECHO = "def handle(data, context):\n    return None if data is None else [row.get('body', b'') for row in data]\n"
-START_SECONDS = 30
+START_SECONDS = 60
 
 
 def free_ports(count):

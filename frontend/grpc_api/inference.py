@@ -10,6 +10,7 @@ import grpc
 
 from ..errors import RequestError, status_of, type_of
 from ..models import Models, Stream
+from ..multipart import form_data
 from .messages import message
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
@@ -92,18 +93,3 @@ class Inference:
         if sequence_id:
             headers.append((b"ts_request_sequence_id", sequence_id.encode()))
         return self._models.stream(queue, "predict", body, request_id=str(uuid.uuid4()), headers=headers)
-
-
-def form_data(row: dict[str, bytes]) -> tuple[bytes, bytes]:
-    """A row as the multipart body that a worker reads as this very row; and its content type."""
-    boundary = uuid.uuid4().hex.encode()
-    parts = [
-        b'--%b\r\nContent-Disposition: form-data; name="%b"; filename="input"\r\n'
-        b"Content-Type: application/octet-stream\r\n\r\n%b\r\n" % (boundary, _name(name), value)
-        for name, value in row.items()
-    ]
-    return b"".join([*parts, b"--%b--\r\n" % boundary]), b"multipart/form-data; boundary=" + boundary
-
-
-def _name(name: str) -> bytes:
-    return name.encode().replace(b"\\", b"\\\\").replace(b'"', b"%22").replace(b"\r", b"%0D").replace(b"\n", b"%0A")

@@ -9,11 +9,11 @@ from google.protobuf.empty_pb2 import Empty
 from flambeau.frontend.errors import BadRequest
 from flambeau.frontend.gate import Gate, InferenceKey
 from flambeau.frontend.grpc_api.access import KeyCheck
-from flambeau.frontend.grpc_api.inference import form_data
 from flambeau.frontend.grpc_api.management import ask
 from flambeau.frontend.grpc_api.messages import message, pool, stub
 from flambeau.frontend.grpc_api.open_inference import request_json
 from flambeau.frontend.grpc_api.server import inference_services, start
+from flambeau.frontend.multipart import form_data
 
 from .conftest import write_keys
 from .test_server import free_port

@@ -1,0 +1,116 @@
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from flambeau.archiver.errors import InvalidModel
+from flambeau.archiver.workflow import main as archive
+from flambeau.archiver.workflow_spec import read_workflow
+
+FUNCTIONS = """
+def clean(data, context):
+    return data and [row["body"].decode().strip().encode() for row in data]
+
+def join(data, context):
+    return data and [{"up": row["upper"].decode(), "back": row["reverse"].decode()} for row in data]
+"""
+UPPER = "def handle(data, context):\n    return data and [row['body'].decode().upper() for row in data]\n"
+REVERSE = "def handle(data, context):\n    return data and [row['body'].decode()[::-1] for row in data]\n"
+FAILS = "def handle(data, context):\n    if data: raise ValueError('no')\n"
+
+
+@pytest.fixture
+def war(tmp_path):
+    def make(dag, store, models=("upper", "reverse"), name="wf"):
+        (tmp_path / "functions.py").write_text(FUNCTIONS)
+        lines = [f"  {model}:\n    url: {model}\n" for model in models]
+        (tmp_path / "spec.yaml").write_text("models:\n  min-workers: 1\n" + "".join(lines) + f"dag: {json.dumps(dag)}\n")
+        archive(["--workflow-name", name, "--spec-file", str(tmp_path / "spec.yaml"), "--handler", str(tmp_path / "functions.py"),
+                 "--export-path", str(store), "-f"])  # fmt: skip
+
+    return make
+
+
+def ask(method, url, body=None):
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, body, {"Content-Type": "application/octet-stream"}, method=method), timeout=60
+        ) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_graph_of_functions_and_models_answers_and_leaves_no_model_behind(live_server, war):
+    server = live_server()
+    for name, handler in (("upper", UPPER), ("reverse", REVERSE)):
+        server.archive(name, handler)
+    war({"clean": ["upper", "reverse"], "upper": ["join"], "reverse": ["join"]}, server.store)
+    inference, management = server.client.inference, server.client.management
+
+    status, told = ask("POST", f"{management}/workflows?url=wf.war")
+    assert (status, json.loads(told)["status"]) == (200, "Workflow wf has been registered and scaled successfully.")
+
+    status, answer = ask("POST", f"{inference}/wfpredict/wf", b"  abc ")
+    assert (status, json.loads(answer)) == (200, {"up": "ABC", "back": "cba"})
+
+    assert json.loads(ask("GET", f"{management}/workflows")[1]) == {
+        "workflows": [{"workflowName": "wf", "workflowUrl": "wf.war"}]
+    }
+    (described,) = json.loads(ask("GET", f"{management}/workflows/wf")[1])
+    assert json.loads(described["workflowDag"])["clean"] == ["upper", "reverse"]
+    assert json.loads(ask("GET", f"{management}/models")[1]) == {"models": []}
+    assert ask("POST", f"{management}/workflows?url=wf.war")[0] == 409
+
+    server.stop()
+    server.start()
+    server.wait(lambda: ask("POST", f"{inference}/wfpredict/wf", b"xy")[0] == 200)
+
+    assert ask("DELETE", f"{management}/workflows/wf")[0] == 200
+    assert ask("POST", f"{inference}/wfpredict/wf", b"x")[0] == 404
+    assert ask("GET", f"{management}/models/wf__upper")[0] == 404
+
+
+def test_a_node_that_fails_is_named(live_server, war):
+    server = live_server()
+    server.archive("fails", FAILS)
+    war({"clean": ["fails"]}, server.store, models=("fails",))
+    assert ask("POST", f"{server.client.management}/workflows?url=wf.war")[0] == 200
+
+    status, told = ask("POST", f"{server.client.inference}/wfpredict/wf", b"x")
+
+    assert (status, json.loads(told)["message"]) == (503, "Workflow node fails failed to execute: Prediction failed")
+
+
+def test_a_workflow_whose_model_is_missing_is_not_there_at_all(live_server, war):
+    server = live_server()
+    server.archive("upper", UPPER)
+    war({"upper": ["reverse"]}, server.store)
+
+    status, told = ask("POST", f"{server.client.management}/workflows?url=wf.war")
+
+    assert (status, json.loads(told)["message"]) == (404, "Model not found at: reverse")
+    assert ask("GET", f"{server.client.management}/models/wf__upper")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("models: {a: {url: a.mar}}\ndag: {a: [b], b: [a]}", "circle"),
+        ("models: {a: {}}\ndag: {a: []}", "a has no url"),
+        ("models: {a: {url: x, batch-size: many}}\ndag: {a: []}", "batch-size='many'"),
+        ("models: {a: {url: x}}\ndag: {a: [f]}", "f: neither a model"),
+        ("dag: {a: [b]}", "no mapping `models`"),
+        ("[", "no YAML"),
+    ],
+)
+def test_a_specification_that_can_not_be_run_says_why(tmp_path, spec, complaint):
+    (tmp_path / "WAR-INF").mkdir()
+    (tmp_path / "WAR-INF" / "MANIFEST.json").write_text(
+        json.dumps({"workflow": {"workflowName": "w", "specFile": "s.yaml"}})
+    )
+    (tmp_path / "s.yaml").write_text(spec)
+
+    with pytest.raises(InvalidModel, match=complaint):
+        read_workflow(tmp_path)

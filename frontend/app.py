@@ -66,7 +66,8 @@ class App:
             Route("*", "*", to_control(runtime / "control.sock"), needs_key=False) if options.same_port else None
         )
         self._access_log = AccessLog(Path(options.access_log) if options.access_log else None)
-        self._targets: dict[bytes, Target | None] = {}
+        self._targets: dict[bytes, Target | None] = {}  # as long as `_table` is the newest
+        self._table = self.models.table
         self._tasks: set[asyncio.Task[None]] = set()
         self.request_id = request_ids()
         self._ticks = 0
@@ -110,9 +111,11 @@ class App:
         return target
 
     def _target(self, url: bytes) -> Target | None:
-        if self.models.refresh():
+        self.models.refresh()
+        if self._table is not self.models.table:  # whoever has refreshed it
+            self._table = self.models.table
             self._targets.clear()
-            self.draining = self.models.table.draining
+            self.draining = self.draining or self._table.draining
         try:
             return self._targets[url]
         except KeyError:
@@ -167,8 +170,6 @@ class App:
     def tick(self) -> None:
         """Ten times a second."""
         now = asyncio.get_running_loop().time()
-        if self.models.refresh():
-            self._targets.clear()
         self.models.tick(now)
         self.draining = self.draining or self.models.table.draining
         self._access_log.flush()

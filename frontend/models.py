@@ -45,11 +45,11 @@ class Models:
         self._queues: dict[tuple[str, str], ModelQueue] = {}
         self.refresh()
 
-    def refresh(self) -> bool:
+    def refresh(self) -> None:
         """Takes over a new table, if there is one; what was found before may then be stale."""
         table = self._reader.table()
         if table is self.table:
-            return False
+            return
         self.table = table
         routes = {(name, version): route for name, versions in table.models.items() for version, route in versions.items()}
         for key in self._queues.keys() - routes.keys():
@@ -59,7 +59,6 @@ class Models:
                 queue.update(route)
             else:
                 self._queues[key] = ModelQueue(route, self._metrics.model(*key), self._stalled, self._dialler)
-        return True
 
     def find(self, name: str, version: str | None = None) -> ModelQueue:
         """The version, or the default one; ModelNotFound or ModelVersionNotFound."""

@@ -8,18 +8,27 @@ for: the same check on our own ports, which needs no proxy (`gate`).
 import asyncio
 import json
 import logging
+import os
 import time
 
 from ..management.errors import Forbidden as NotPermitted
 from ..management.errors import TokenRefused
-from ..management.jwt_auth import Bearer, Role, Verifier, model_in
+from ..management.jwt_auth import Bearer, JwtOptions, Role, Verifier, model_in
 from .upstream import Exchange, Upstream, UpstreamBroken, UpstreamSilent, UpstreamUnreachable
 from .web import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
 OPEN = {"/", "/health", "/ping"}  # GET and HEAD need no token: probes have none
+BACKEND_SILENCE_SECONDS = 600.0  # our own server has time limits of its own
 STATUS = {UpstreamUnreachable: 502, UpstreamBroken: 502, UpstreamSilent: 504}
+
+
+def create_server() -> "Gateway":
+    """For gunicorn.conf.py, whose hook has started the server behind; with JWT_SECRET set, tokens are checked."""
+    secret = os.environ.get("JWT_SECRET")
+    verifier = Verifier(JwtOptions(), secret) if secret else None
+    return Gateway(Upstream(os.environ["FLAMBEAU_BACKEND"], BACKEND_SILENCE_SECONDS), verifier)
 
 
 class Gateway:

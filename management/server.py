@@ -44,6 +44,7 @@ from .startup import Plan, arrange, first_models, greeting, parser
 from .tls import certificate
 from .tokens import Tokens
 from .translate import cors_headers, frontend_options
+from .vllm_metrics import as_vllm
 
 if TYPE_CHECKING:
     from .autoscaler.loop import Autoscaler
@@ -254,7 +255,7 @@ class Server:
             Path(self._settings.autoscaler_config),
             folder,
             self.control,
-            lambda: exposition(self.measuring.metrics, numbers),
+            lambda: exposition(all_families(self.measuring.metrics, numbers)),
         )
 
     def _scaling(self) -> list[Blueprint]:
@@ -312,7 +313,8 @@ class Server:
         if not self.measuring.exposed:
             return ""
         self.measuring.look(self.control.pools.values())
-        return exposition(self.measuring.metrics, self._runtime.path / "metrics", wanted)
+        families = all_families(self.measuring.metrics, self._runtime.path / "metrics")
+        return exposition(families + (as_vllm(families) if self._settings.vllm_metrics else []), wanted)
 
     def _environment(self, hidden: str | None = None) -> dict[str, str]:
         return child_environment(os.environ, hidden)

@@ -147,6 +147,7 @@ class Settings:
         False, "metrics that handlers emit are taken though metrics.yaml does not list them"
     )
     enable_metrics_api: bool = _is(True, "serve /metrics")
+    vllm_metrics: bool = _is(False, "language models' metrics under vLLM's names too, for dashboards that query them")
     disable_system_metrics: bool = _is(False, "no CPU, memory and disk metrics")
     system_metrics_cmd: str | None = _is(None, "accepted; system metrics are collected in the server itself")
     metric_time_interval: float = _is(60.0, "seconds between two looks at the system", minimum=0.1)

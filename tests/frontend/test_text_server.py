@@ -17,7 +17,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     model = as_archive("mock", "m", None, {"mock": {"steps_per_second": 300}}, folder / "served")
     (folder / "server").mkdir()
-    started = LiveServer(folder / "server", {}, ("--ncs", "--dt", "--models", f"m={model.path}"))
+    started = LiveServer(folder / "server", {"vllm_metrics": "true"}, ("--ncs", "--dt", "--models", f"m={model.path}"))
     started.start()
     started.wait(lambda: started.client.models() and started.workers("m"))
     yield started
@@ -56,7 +56,7 @@ def test_what_the_engine_did_is_among_the_metrics(server, client):
 
     def counted():
         text = urllib.request.urlopen(f"{server.client.metrics}/metrics").read().decode()
-        return "LlmGeneratedTokens" in text
+        return "LlmGeneratedTokens{" in text and "vllm:generation_tokens_total{" in text
 
     server.wait(counted)
 

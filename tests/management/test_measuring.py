@@ -86,7 +86,7 @@ def test_the_exposition_is_one_that_prometheus_reads(tmp_path):
     for kind, value in (("counter", 2), ("gauge", 1.5), ("histogram", 30)):
         measured.from_handler(Metric(f"A{kind}", kind, "ms", value, [("text", 'a "b" \\ c\n')]))
 
-    text = exposition(measured.metrics, tmp_path / "none")
+    text = exposition(measured.metrics.families())
 
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert families["Agauge"].samples[0].value == 1.5

@@ -1,0 +1,63 @@
+"""The engines' numbers under the names that dashboards and autoscalers made for vLLM query; on with `vllm_metrics=true`.
+
+Only translates: names, the label `model_name`, and seconds for milliseconds. What our engines do not tell is left out rather
+than guessed. Not for: our own names, which are always there.
+"""
+
+from dataclasses import dataclass
+
+from .metrics import Family, Labels
+
+
+@dataclass(frozen=True)
+class Alias:
+    name: str
+    kind: str
+    help: str
+    scale: float = 1.0
+
+
+SECONDS = 0.001  # ours are in milliseconds
+ALIASES: dict[str, tuple[Alias, ...]] = {
+    "LlmRequestsRunning": (Alias("vllm:num_requests_running", "gauge", "Requests that decode."),),
+    "LlmRequestsWaiting": (Alias("vllm:num_requests_waiting", "gauge", "Requests that wait for a row."),),
+    "LlmKvCacheUsage": (Alias("vllm:kv_cache_usage_perc", "gauge", "Share of the KV cache in use, 0 to 1."),),
+    "LlmPromptTokens": (
+        Alias("vllm:prompt_tokens_total", "counter", "Prompt tokens."),
+        Alias("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the prefix cache."),
+    ),
+    "LlmCachedPromptTokens": (Alias("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found there."),),
+    "LlmGeneratedTokens": (Alias("vllm:generation_tokens_total", "counter", "Tokens generated."),),
+    "LlmFinishedRequests": (Alias("vllm:request_success_total", "counter", "Requests that came to their end."),),
+    "LlmPreemptions": (Alias("vllm:num_preemptions_total", "counter", "Sequences put back to wait."),),
+    "LlmTimeToFirstToken": (
+        Alias("vllm:time_to_first_token_seconds", "histogram", "From arrival to the first token.", SECONDS),
+    ),
+    "LlmInterTokenLatency": (
+        Alias("vllm:inter_token_latency_seconds", "histogram", "Between tokens, on a request's average.", SECONDS),
+        Alias("vllm:time_per_output_token_seconds", "histogram", "The same by its older name.", SECONDS),
+    ),
+    "LlmRequestTime": (Alias("vllm:e2e_request_latency_seconds", "histogram", "From arrival to the end.", SECONDS),),
+}
+
+
+def as_vllm(families: list[Family]) -> list[Family]:
+    return [_renamed(family, alias) for family in families for alias in ALIASES.get(family.name, ())]
+
+
+def _renamed(family: Family, alias: Alias) -> Family:
+    made = Family(alias.name, alias.kind, alias.help)
+    for (name, labels), value in family.samples.items():
+        suffix = name.removeprefix(family.name)
+        scaled = value * alias.scale if suffix in ("", "_sum") else value
+        key = (alias.name + suffix, _labels(labels, alias.scale))
+        made.samples[key] = made.samples.get(key, 0.0) + scaled
+    return made
+
+
+def _labels(labels: Labels, scale: float) -> Labels:
+    found = dict(labels)
+    named = [("model_name", found.get("ModelName", ""))]
+    if "le" in found:
+        named.append(("le", found["le"] if found["le"] == "+Inf" else f"{float(found['le']) * scale:g}"))
+    return tuple(named)

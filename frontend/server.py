@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="flambeau.frontend.server", description="The inference server's HTTP processes.")
     parser.add_argument("runtime", type=Path, help="the runtime folder, with frontend.json in it")
     runtime = parser.parse_args().runtime
-    die_with(os.getppid())
+    die_with(parent())
     Master(runtime, read_options(runtime)).run()
 
 
@@ -143,6 +143,11 @@ def gunicorn_address(bind: str) -> str:
 
 def metrics_folder(runtime: Path, options: FrontendOptions) -> Path:
     return Path(options.metrics_folder) if options.metrics_folder else runtime / "metrics"
+
+
+def parent() -> int:
+    """Who started us: it says so itself, since it may have ended before we could look."""
+    return int(os.environ.get("FLAMBEAU_PARENT", os.getppid()))
 
 
 def die_with(parent: int) -> None:

@@ -12,6 +12,7 @@ import click
 from ..archiver.cli import main as archive_command
 from ..client import Client, ServerError, Unreachable
 from . import launcher
+from .doctor import examine
 from .errors import ManagementError, StartError
 from .settings import declared
 from .startup import arrange, parser
@@ -202,7 +203,22 @@ def config(path: str | None, show_origin: bool, as_json: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-COMMANDS = (start, stop, status, archive, register, scale, models, predict, logs, config)
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@as_json
+def doctor(paths: tuple[Path, ...], as_json: bool) -> None:
+    """What will differ from TorchServe for these archives and config.properties; fails when something will not work."""
+    found = [finding for path in paths for finding in examine(path)]
+    if as_json:
+        click.echo(json.dumps([vars(finding) for finding in found], indent=2))
+    else:
+        for finding in found:
+            click.echo(f"{finding.level:<8} {finding.where}: {finding.words}")
+        click.echo(f"{sum(finding.level == 'error' for finding in found)} errors in {len(paths)} files")
+    sys.exit(any(finding.level == "error" for finding in found))
+
+
+COMMANDS = (start, stop, status, archive, register, scale, models, predict, logs, config, doctor)
 
 
 def _first_screen(facts: launcher.Running) -> str:

@@ -15,6 +15,7 @@ from flask import request
 from .addresses import parse
 from .errors import Forbidden, StartError
 from .jwt_auth import JwtOptions, UnusableKey, Verifier
+from .platforms import guards_the_network
 from .settings import Settings
 from .tokens import Tokens
 
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 OPEN_PATHS = {"/api-description"}  # as in TorchServe
-# Platforms that bind to every address inside a network of their own, with a configuration we must take as it is.
-PLATFORMS = ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_SAFE_PORT_RANGE", "AIP_MODE")
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,15 @@ class Access:
 def decide(settings: Settings, environ: Mapping[str, str]) -> Access:
     """StartError when the management API would be open to whoever reaches this machine."""
     inference, management = parse(settings.inference_address), parse(settings.management_address)
-    switch = settings.disable_token_authorization
+    guarded = guards_the_network(environ)
+    switch = True if guarded and settings.disable_token_authorization is None else settings.disable_token_authorization
     on_inference = not inference.loopback if switch is None else not switch
     on_management = not management.loopback if switch is None else not switch
     enabled = settings.enable_model_api
     if jwt := jwt_options(settings):
         return Access(False, False, True if enabled is None else enabled, jwt)
     if not management.loopback and not on_management:
-        if not (settings.insecure or settings.compat or any(name in environ for name in PLATFORMS)):
+        if not (settings.insecure or settings.compat or guarded):
             raise StartError(
                 f"management_address={settings.management_address} is reachable from the network and "
                 "disable_token_authorization=true: whoever reaches it runs code here. Bind it to 127.0.0.1, "

@@ -5,6 +5,7 @@ Not for: model workers, which have a control link and can fail for good.
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ SETTLED_SECONDS = 10.0  # who lived so long starts its back-off anew
 
 class Kept:
     def __init__(self, name: str, children: Children, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._name, self._children, self._argv, self._environment = name, children, argv, environment
+        self._name, self._children, self._argv = name, children, argv
+        self._environment = {**environment, "FLAMBEAU_PARENT": str(os.getpid())}  # it ends with us
         self._child: Child | None = None
         self._task = asyncio.create_task(self._keep_alive(), name=name)
 

@@ -17,6 +17,7 @@ from . import addresses
 from .control import ControlPlane
 from .devices import count_gpus
 from .errors import ManagementError, SettingsError
+from .platforms import settings_of
 from .serving import Registration
 from .settings import Loaded, Settings, load
 from .snapshots import newest
@@ -77,7 +78,7 @@ def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
         or _snapshot(logs, given.no_config_snapshots)
         or ("config.properties" if Path("config.properties").is_file() else None)
     )
-    loaded = load(Path(path) if path else None, os.environ, _overrides(given))
+    loaded = load(Path(path) if path else None, os.environ, settings_of(os.environ) | _overrides(given))
     settings = loaded.settings
     kept = Path(settings.state_file) if settings.state_file else logs / "config" / "state.json"
     plan = Plan(

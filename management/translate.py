@@ -40,6 +40,7 @@ def frontend_options(
         "token_authorization": access.inference_tokens,
         "jwt": msgspec.to_builtins(access.jwt),
         "token_status": 400 if settings.compat else settings.token_auth_status,
+        "sequence_id_header": settings.ts_header_key_sequence_id,
         "same_port": inference in others,
         "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),
         "health_route": os.environ.get("AIP_HEALTH_ROUTE"),

@@ -6,7 +6,6 @@ The supervisor execs it when the extra `grpc` is installed. Not for: TLS termina
 import argparse
 import asyncio
 import logging
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..gate import Gate
 from ..metrics import Metrics
 from ..models import TICK_SECONDS, Models
 from ..options import FrontendOptions, read_options
-from ..server import die_with, metrics_folder
+from ..server import die_with, metrics_folder, parent
 from .access import KeyCheck
 from .inference import PACKAGE as INFERENCE
 from .inference import Inference
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--inference", required=True, help="host:port")
     parser.add_argument("--management", required=True, help="host:port")
     given = parser.parse_args(arguments)
-    die_with(os.getppid())
+    die_with(parent())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of us; the supervisor decides what it means
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(given.runtime, given.inference, given.management))

@@ -1,0 +1,148 @@
+"""What will be different for an archive or a config.properties that TorchServe served: told before anything is started.
+
+Nothing of the archive is run: its files are unpacked into a folder that goes away, its Python is parsed. The words here and
+docs/MIGRATION.md say the same. Not for: finding out whether the model computes what it should.
+"""
+
+import ast
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..archiver.errors import ArchiveError
+from ..archiver.unpack import ModelArchive, open_archive
+from . import properties
+from .errors import SettingsError, StartError
+from .guard import decide
+from .settings import Settings, declared, load
+
+Level = Literal["error", "warning", "note"]
+
+HANDLERS = Path(__file__).parents[1] / "handlers"
+TS = HANDLERS / "compat" / "ts"
+WEIGHTS = (".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: Level  # an error stops the start or the model; a warning changes what callers see
+    where: str
+    words: str
+
+
+def examine(path: Path) -> list[Finding]:
+    """A .properties or .cfg file, or an archive (.mar, .tar.gz, a folder)."""
+    if path.suffix in (".properties", ".cfg"):
+        return list(_configuration(path))
+    return list(_archive(path))
+
+
+def _configuration(path: Path) -> Iterator[Finding]:
+    where = path.name
+    try:
+        loaded = load(path)
+        given = properties.parse(path.read_text(errors="replace"))
+    except (SettingsError, OSError) as error:
+        yield Finding("error", where, str(error))
+        return
+    for warning in loaded.warnings:
+        yield Finding("warning", where, warning.split(": ", 1)[-1])
+    for key in given.keys() & declared().keys():
+        words = str(declared()[key].metadata["words"])
+        if words.startswith("accepted"):
+            yield Finding("note", where, f"{key}: {words}")
+    yield from _defaults(loaded.settings, given, where)
+
+
+def _defaults(settings: Settings, given: dict[str, str], where: str) -> Iterator[Finding]:
+    """Where our defaults are not TorchServe's and the file relies on them."""
+    try:
+        access = decide(settings, {})
+    except StartError as error:
+        yield Finding("error", where, str(error))
+    else:
+        if "disable_token_authorization" not in given and not (access.inference_tokens and access.management_tokens):
+            yield Finding(
+                "note", where, "tokens are asked for off loopback only; disable_token_authorization=false: everywhere"
+            )
+    if "allowed_urls" not in given:
+        yield Finding(
+            "warning",
+            where,
+            "models are registered from model_store alone; allowed_urls=file://.*,http(s)?://.* is TorchServe's",
+        )
+    if "metrics_mode" not in given:
+        yield Finding("note", where, "/metrics is served; metrics_mode=log is TorchServe's default")
+    if "load_models" in given and not settings.default_workers_per_model:
+        yield Finding(
+            "note", where, "models loaded at start get at most 4 workers; default_workers_per_model says how many"
+        )
+    if settings.enable_grpc_ssl:
+        yield Finding("error", where, "enable_grpc_ssl=true is refused: gRPC is served in plain text")
+
+
+def _archive(path: Path) -> Iterator[Finding]:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            archive = open_archive(path, Path(folder))
+        except (ArchiveError, OSError) as error:
+            yield Finding("error", path.name, str(error))
+            return
+        yield from (
+            Finding(f.level, f"{path.name}: {f.where}" if f.where else path.name, f.words) for f in _opened(archive)
+        )
+
+
+def _opened(archive: ModelArchive) -> Iterator[Finding]:
+    manifest = archive.manifest
+    if manifest.runtime == "LSP":
+        yield Finding("error", "MANIFEST.json", "runtime LSP: C++ handlers can't be run")
+    if not manifest.handler:
+        yield Finding("error", "MANIFEST.json", "names no handler; registering must")
+    elif (missing := _missing_handler(archive, manifest.handler)) is not None:
+        yield Finding("error", "MANIFEST.json", missing)
+    if manifest.requirements_file:
+        words = "is installed only with install_py_dep_per_model=true, into an environment of the model's own"
+        yield Finding("warning", manifest.requirements_file, words)
+    if manifest.serialized_file and manifest.serialized_file.endswith(WEIGHTS):
+        yield Finding("note", manifest.serialized_file, "pickled weights run code when they are loaded; safetensors do not")
+    for warning in archive.config.warnings:
+        yield Finding("warning", manifest.config_file or "", warning)
+    for source in sorted(archive.model_dir.rglob("*.py")):
+        name = str(source.relative_to(archive.model_dir))
+        yield from (Finding(f.level, name, f.words) for f in _imports(source))
+
+
+def _missing_handler(archive: ModelArchive, handler: str) -> str | None:
+    module = handler.partition(":")[0].removesuffix(".py")
+    own = archive.model_dir / f"{module.replace('.', '/')}.py"
+    built_in = [HANDLERS / f"{module}.py", TS / "torch_handler" / f"{module}.py"]
+    if own.is_file() or any(path.is_file() for path in built_in):
+        return None
+    return f"handler {handler}: neither a file of the archive nor a built-in one"
+
+
+def _imports(source: Path) -> Iterator[Finding]:
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        yield Finding("error", "", f"Python can't read it: {error}")
+        return
+    for node in ast.walk(tree):
+        for name in _modules(node):
+            if name.split(".")[0] == "ts" and not _known(name):
+                line = getattr(node, "lineno", 0)
+                yield Finding("error", "", f"line {line}: {name} is not among TorchServe's modules that are provided")
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+
+
+def _known(module: str) -> bool:
+    place = TS.joinpath(*module.split(".")[1:])
+    return place.is_dir() or place.with_suffix(".py").is_file()

@@ -1,0 +1,61 @@
+import http.client
+import threading
+import time
+import urllib.parse
+
+SLOW = """
+import time
+def handle(data, context):
+    if data is None:
+        return None
+    time.sleep(2)
+    return [b"slept"] * len(data)
+"""
+STREAM = """
+import time
+class Stream:
+    def initialize(self, context):
+        pass
+    def handle(self, data, context):
+        def parts():
+            for number in range(10):
+                time.sleep(0.1)
+                yield [f"{number};"]
+        return parts()
+"""
+
+
+def test_a_stopped_server_answers_what_it_has_and_goes(live_server):
+    """A request of 2 s, a stream, an idle keep-alive connection and half a header, as SIGTERM comes."""
+    server = live_server()
+    for name, handler in (("slow", SLOW), ("stream", STREAM)):
+        server.archive(name, handler)
+        server.client.register(name, initial_workers=1)
+    host = urllib.parse.urlsplit(server.client.inference).netloc
+    answers, ended = {}, {}
+
+    def ask(name):
+        connection = http.client.HTTPConnection(host, timeout=20)
+        connection.request("POST", f"/predictions/{name}", b"x")
+        answers[name] = connection.getresponse().read()
+        ended[name] = time.monotonic()
+
+    idle = http.client.HTTPConnection(host, timeout=20)
+    idle.request("GET", "/ping")
+    idle.getresponse().read()
+    half = http.client.HTTPConnection(host, timeout=20)
+    half.connect()
+    half.sock.sendall(b"POST /predictions/slow HTTP/1.1\r\nHos")
+    asking = [threading.Thread(target=ask, args=(name,)) for name in ("slow", "stream")]
+    for thread in asking:
+        thread.start()
+    time.sleep(0.3)  # both are under way
+
+    code = server.stop()
+    gone = time.monotonic()
+    for thread in asking:
+        thread.join(20)
+
+    assert code == 0
+    assert answers == {"slow": b"slept", "stream": b"".join(b"%d;" % number for number in range(10))}
+    assert gone - max(ended.values()) < 2  # 0.5 s on a machine of its own

@@ -9,7 +9,6 @@ requests mean.
 import asyncio
 import enum
 import logging
-import ssl
 from collections import deque
 from typing import Literal, Protocol, cast
 
@@ -73,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._host: bytes | None = None
         self._origin: bytes | None = None
         self._authorization: bytes | None = None
-        self._expects_continue = False
+        self._expects_continue = self._chunked = False
         self._unsent: list[bytes | memoryview] = []
         self._deaf = False  # what still comes is not read
 
@@ -139,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._url, self._headers = b"", []
         self._header_bytes = self._body_bytes = 0
         self._length = self._host = self._origin = self._authorization = self._exchange = None
-        self._expects_continue = False
+        self._expects_continue = self._chunked = False
         if self._current is None:
             self.state, self.since = State.HEADERS, self._loop.time()
 
@@ -160,6 +159,8 @@ class Connection(asyncio.Protocol):
                 self._origin = value
             case b"authorization":
                 self._authorization = value
+            case b"transfer-encoding":
+                self._chunked = True
             case b"expect":
                 self._expects_continue = value.lower() == b"100-continue"
 
@@ -167,6 +168,8 @@ class Connection(asyncio.Protocol):
         parser, options = self._parser, self.front.options
         assert parser is not None
         version = parser.get_http_version().encode()
+        if not self._url.startswith(b"/"):
+            self._take_absolute_url()
         exchange = Exchange(self, parser.get_method(), self._url, version, self.front.request_id())
         exchange.headers = self._headers
         exchange.host, exchange.origin, exchange.authorization = self._host, self._origin, self._authorization
@@ -174,14 +177,25 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         if self._header_bytes > options.max_header_bytes:
             self._stop(HeadersTooLarge(options.max_header_bytes))
+        if version not in (b"1.1", b"1.0"):
+            self._stop(BadRequest("Invalid HTTP message: this server speaks HTTP/1.1"))
         if self._host is None and version == b"1.1":
             self._stop(BadRequest("Invalid HTTP message: no Host header"))
+        if self._chunked and version == b"1.0":
+            self._stop(BadRequest("Invalid HTTP message: HTTP/1.0 has no Transfer-Encoding"))
         if self._length is not None and int(self._length) > options.max_request_bytes:
             self._stop(RequestTooLarge(options.max_request_bytes))
         if self._expects_continue:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._current is None:
             self.state, self.since = State.BODY, self._loop.time()
+
+    def _take_absolute_url(self) -> None:
+        """`http://host/path`, as proxies are asked: its host counts, not the header's."""
+        scheme, _, rest = self._url.partition(b"://")
+        if scheme.lower() in (b"http", b"https"):
+            self._host, slash, path = rest.partition(b"/")
+            self._url = slash + path or b"/"
 
     def on_body(self, body: bytes) -> None:
         exchange = self._exchange
@@ -323,12 +337,3 @@ class Connection(asyncio.Protocol):
                 await asyncio.shield(self._drained)
         except TimeoutError:
             self.abort()
-
-
-def tls_context(options: FrontendOptions) -> ssl.SSLContext | None:
-    if options.certificate_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(options.certificate_file, options.private_key_file)
-    return context

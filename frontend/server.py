@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import signal
+import ssl
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from gunicorn.workers.base import Worker
 from prometheus_client.multiprocess import mark_process_dead
 
 from .app import App
-from .connection import Connection, tls_context
+from .connection import Connection
 from .models import TICK_SECONDS
 from .options import FrontendOptions, read_options
 
@@ -135,6 +136,15 @@ async def drain(app: App, servers: list[asyncio.Server]) -> None:
         await asyncio.sleep(0.02)
     if busy:
         logger.warning("%d requests are cut off: they took longer than %g s to drain", len(busy), app.options.drain_seconds)
+
+
+def tls_context(options: FrontendOptions) -> ssl.SSLContext | None:
+    if options.certificate_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(options.certificate_file, options.private_key_file)
+    return context
 
 
 def gunicorn_address(bind: str) -> str:

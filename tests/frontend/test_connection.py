@@ -10,6 +10,53 @@ GET = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /predictions/m HTTP/1.1\r\nHost: localhost\r\n"
 
 
+MALFORMED = {
+    "bare lf": b"GET /ping HTTP/1.1\nHost: localhost\n\n",
+    "bare cr": b"GET /ping HTTP/1.1\rHost: localhost\r\r",
+    "nul value": GET + b"X: a\x00b\r\n\r\n",
+    "cr value": GET + b"X: a\rb\r\n\r\n",
+    "lf value": GET + b"X: a\nb: c\r\n\r\n",
+    "te twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "te chunked,chunked": POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "te xchunked": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "te tab": POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+    "te space": POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "te identity": POST + b"Transfer-Encoding: identity\r\n\r\n",
+    "te http10": b"POST /predictions/m HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunk overflow": POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+    "chunk no crlf": POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcX0\r\n\r\n",
+    "chunk lf": POST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n",
+    "chunk ext lf": POST + b"Transfer-Encoding: chunked\r\n\r\n3;a=\n\r\nabc\r\n0\r\n\r\n",
+    "chunk empty": POST + b"Transfer-Encoding: chunked\r\n\r\n\r\nabc\r\n0\r\n\r\n",
+    "chunk space": POST + b"Transfer-Encoding: chunked\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+    "chunk 0x": POST + b"Transfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+    "cl plus": POST + b"Content-Length: +3\r\n\r\nabc",
+    "cl list": POST + b"Content-Length: 3, 3\r\n\r\nabc",
+    "cl dup same": POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "cl empty": POST + b"Content-Length: \r\n\r\n",
+    "cl space": POST + b"Content-Length: 3 3\r\n\r\nabc",
+    "cl huge": POST + b"Content-Length: 99999999999999999999999\r\n\r\n",
+    "cl underscore": POST + b"Content-Length: 1_0\r\n\r\n",
+    "no colon": GET + b"Xyz\r\n\r\n",
+    "empty name": GET + b": v\r\n\r\n",
+    "name space": GET + b"X Y: v\r\n\r\n",
+    "name paren": GET + b"X(Y): v\r\n\r\n",
+    "first header space": b"GET /ping HTTP/1.1\r\n Host: localhost\r\n\r\n",
+    "http 0.9": b"GET /ping\r\n\r\n",
+    "http 2.0": b"GET /ping HTTP/2.0\r\nHost: a\r\n\r\n",
+    "http 1.2": b"GET /ping HTTP/1.2\r\nHost: localhost\r\n\r\n",
+    "http 1.10": b"GET /ping HTTP/1.10\r\nHost: localhost\r\n\r\n",
+    "preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "bad method": b"GE(T /ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "lower method": b"get /ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "relative": b"GET ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "space in target": b"GET /pi ng HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "high byte target": b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "dup host same": GET + b"Host: localhost\r\n\r\n",
+    "tls hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+}
+
+
 async def reply(plane, request: bytes) -> bytes:
     client = await plane.client()
     client.writer.write(request)
@@ -55,6 +102,40 @@ def test_a_request_that_can_not_be_taken_is_refused_and_the_connection_closed(ru
         assert (await (await plane.client()).ask("/ping", method="GET")).status == 200
 
     run(scenario, max_request_bytes=1000)
+
+
+@pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_request_is_refused_and_reaches_nobody(run, request_):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker)
+
+        answer = await reply(plane, request_)
+
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"connection: close" in answer
+        assert worker.requests == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        pytest.param("http://localhost/ping", 200, id="our own"),
+        pytest.param("http://evil.example/ping", 403, id="a foreign host"),
+        pytest.param("*", 404, id="a star"),
+        pytest.param("/predictions/../../etc/passwd", 404, id="dots"),
+        pytest.param("/predictions/%00", 404, id="a null"),
+        pytest.param("/predictions/%zz", 404, id="a broken escape"),
+    ],
+)
+def test_urls_of_other_forms_lead_nowhere_they_should_not(run, url, status):
+    async def scenario(plane):
+        assert (await (await plane.client()).ask(url, method="GET")).status == status
+
+    run(scenario)
 
 
 def test_nothing_is_answered_to_what_follows_a_refused_request(run):

@@ -95,7 +95,7 @@ class BaseHandler:
             return self.explain_handle(model_input, data)
         answers = self.postprocess(self.inference(model_input))
         if context.metrics is not None:
-            context.metrics.add_time("HandlerTime", round((time.monotonic() - started) * 1000, 2))
+            context.metrics.sample_time("HandlerTime", time.monotonic() - started)
         return answers
 
     def explain_handle(self, data_preprocess: Any, raw_data: list[Any]) -> list[Any]:

@@ -4,12 +4,14 @@ The names of the methods are TorchServe's. A metric may be declared in metrics.y
 added. Not for: how metrics look in a log or to Prometheus, which is the server's.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any
 
 from .protocol import Metric
 
+SAMPLE_SECONDS = 0.1
 TIME_UNITS = {"ms": "Milliseconds", "s": "Seconds"}
 SIZE_UNITS = {"B": "Bytes", "kB": "Kilobytes", "MB": "Megabytes", "GB": "Gigabytes"}
 UNITS = TIME_UNITS | SIZE_UNITS | {"": "unit", "percent": "Percent", "count": "Count"}
@@ -64,6 +66,7 @@ class Metrics:
         self.model_name = model
         self.request_ids: dict[int, str] = {}
         self.pending: list[Metric] = []
+        self._sampled: dict[str, float] = {}  # when `sample_time` last took one
         self.cache: dict[MetricTypes, dict[str, DeclaredMetric]] = {kind: {} for kind in MetricTypes}
 
     def declare(self, section: dict[str, Any]) -> None:
@@ -143,6 +146,13 @@ class Metrics:
 
     def add_error(self, name: str, value: float, dimensions: Iterable[Any] | None = None) -> None:
         self.add_metric(name, value, "", None, dimensions, MetricTypes.COUNTER)
+
+    def sample_time(self, name: str, seconds: float) -> None:
+        """The worker's own gauges: one value in a tenth of a second is plenty, and costs the hot path nothing."""
+        now = time.monotonic()
+        if now - self._sampled.get(name, -SAMPLE_SECONDS) >= SAMPLE_SECONDS:
+            self._sampled[name] = now
+            self.add_time(name, round(seconds * 1000, 2))
 
     def drain(self) -> list[Metric]:
         drained, self.pending = self.pending, []

@@ -48,7 +48,7 @@ class MicroBatching:
             answers = self.handler.explain_handle(self.handler.preprocess(data), data)
         else:
             answers = self.handle(data)
-        context.metrics.add_time("HandlerTime", round((time.monotonic() - started) * 1000, 2))
+        context.metrics.sample_time("HandlerTime", time.monotonic() - started)
         return answers
 
     def handle(self, data: list[Any]) -> list[Any]:

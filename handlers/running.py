@@ -66,6 +66,7 @@ class Runner:
             self._refuse("number of batch response mismatched", f"{len(outputs)} answers for {len(rows)} requests")
         else:
             self._answer(outputs)
+            self._context.metrics.sample_time("PredictionTime", time.monotonic() - self._batch[0].taken)
 
     def _admit(self, batch: list[Exchange]) -> list[dict[str, Any]]:
         """Rows for the handler; what can't be one is answered at once and spares its batch mates."""

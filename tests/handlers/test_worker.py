@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flambeau.handlers.protocol import Kind, RequestHead, pack
+from flambeau.handlers.protocol import Kind, Metric, RequestHead, pack
 from flambeau.handlers.worker import Worker
 
 from .worker_client import WorkerProcess, config_of, running, until
@@ -201,6 +201,17 @@ def test_metrics_come_over_the_control_link(swiss):
     assert (counter.name, counter.kind, counter.value) == ("CfCounter", "counter", 3)
     assert counter.dimensions == [("ModelName", "m"), ("Level", "Model")]
     assert (time.name, time.kind, time.unit) == ("CfTime", "gauge", "Milliseconds")
+
+
+def test_the_handlers_time_is_sampled(tmp_path):
+    with running(config_of(tmp_path, MODELS / "swiss.py")) as worker:
+        for _ in range(50):
+            ask(worker, op="pid")
+        frame = worker.control.frame()
+
+    (metric,) = frame.head(list[Metric])
+    assert (metric.name, metric.kind, metric.unit) == ("PredictionTime", "gauge", "Milliseconds")
+    assert metric.dimensions == [("ModelName", "m"), ("Level", "Model")]
 
 
 def test_unknown_operations_are_refused(swiss):

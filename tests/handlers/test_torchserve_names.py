@@ -7,7 +7,6 @@ from .worker_client import config_of, running
 NAMES = """
 from ts.async_service import nothing
 from ts.context import Context, RequestProcessor
-from ts.handler_utils.hf_batch_streamer import TextIteratorStreamerBatch
 from ts.handler_utils.micro_batching import MicroBatching
 from ts.handler_utils.text_utils import get_tokenizer
 from ts.handler_utils.timer import timed
@@ -136,3 +135,20 @@ def handle(rows, context):
 def test_old_unit_tests_can_make_a_context(tmp_path):
     with running(config_of(tmp_path, CONTEXTS)) as worker:
         assert worker.peer.ask(b"{}").json() == [True, 2, {"a": 1}, "1", [201, ""]]
+
+
+def test_rows_of_a_batch_are_streamed_together():
+    import torch
+
+    from flambeau.handlers.compat.ts.handler_utils.hf_batch_streamer import TextIteratorStreamerBatch
+
+    class Letters:
+        def decode(self, ids, **_):
+            return "".join(f"{chr(96 + int(number))} " for number in ids)
+
+    streamer = TextIteratorStreamerBatch(Letters(), batch_size=2, timeout=5)
+    for column in ([[1], [3]], [[2], [4]]):
+        streamer.put(torch.tensor(column))
+    streamer.end()
+
+    assert ["".join(texts) for texts in zip(*streamer, strict=True)] == ["a b ", "c d "]

@@ -22,7 +22,7 @@ from flambeau.handlers.protocol import (
 )
 
 ROOT = str(Path(__file__).parents[3])
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 60
 
 
 class Peer:

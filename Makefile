@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test check format lint types layers bench bench-llm bench-optimizer clean
+.PHONY: demo test check format lint types layers bench bench-llm bench-optimizer demo-autoscaler clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,9 @@ bench-llm: $(VENV)/.installed  ## the LLM engine beside its peers, into benchmar
 
 bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/RESULTS-optimizer.md
 	@$(BIN)/python benchmarks/optimizer/bench.py
+
+demo-autoscaler: $(VENV)/.installed  ## load rises and falls, workers follow; into benchmarks/RESULTS-autoscaler.md
+	@$(BIN)/python benchmarks/autoscaler/demo.py
 
 clean:
 	@rm -rf $(VENV) .typing build *.egg-info

@@ -279,7 +279,9 @@ def _replicas(pairs: list[_Pair]) -> Replicas:
         )
         for pair in pairs
     ]
-    return Replicas(*np.array(rows, dtype=float).reshape(len(pairs), 7).T)
+    shared = np.array([bool(pair.perf.stepwise) for pair in pairs], dtype=float)
+    known = Replicas(*np.array(rows, dtype=float).reshape(len(pairs), 7).T)
+    return replace(known, stepwise=shared) if shared.any() else known
 
 
 def _targets(pairs: list[_Pair]) -> Targets:

@@ -8,7 +8,7 @@ is geometric: every sum has a closed form, and a batch of 200,000 costs what a b
 Times are milliseconds, rates requests per millisecond; every field is an array over replicas.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ QUEUE_TO_BATCH = 10  # requests which may wait, per batch slot
 RATE_MARGIN = 0.001  # how far inside the stable range of rates we stay
 THROUGHPUT_SHARE = 0.9  # of the largest rate, when throughput is what is asked for
 _POISSON_BELOW = 1e-8  # relative change of the service time over the whole batch which is taken for none
+_MOST_STALLED = 0.95  # of the time
 _TINIEST_RATE = 1e-280
 _STATES_SUMMED = 200_000  # of an overloaded replica: the states below these hold nothing
 
@@ -36,9 +37,31 @@ class Replicas:
     beta: Floats
     gamma: Floats
     delta: Floats
+    stepwise: Floats | None = None  # 1 where prefills share their steps with decoding; None: nowhere
 
     def at(self, where: NDArray[np.intp] | Flags) -> "Replicas":
-        return Replicas(**{name: values[where] for name, values in vars(self).items()})
+        given = {name: values for name, values in vars(self).items() if values is not None}
+        return Replicas(**{name: values[where] for name, values in given.items()})
+
+    def under(self, rate: Floats) -> "Replicas":
+        """As they are at a rate: where steps are shared, every prefill stalls all that decode meanwhile."""
+        if self.stepwise is None:
+            return self
+        alone = np.where(self.tokens_in > 0, self.gamma + self.delta * self.tokens_in, 0.0)
+        speed = 1 - self.stepwise * np.minimum(rate * alone, _MOST_STALLED)
+        return replace(
+            self,
+            alpha=self.alpha / speed,
+            beta=self.beta / speed,
+            gamma=np.where(self.stepwise > 0, alone, self.gamma),
+            delta=np.where(self.stepwise > 0, 0.0, self.delta),
+        )
+
+    def joining(self, together: Floats, busy: Floats) -> Floats:
+        """What a first token waits for where steps are shared: half of the step under way, and the others' in its own."""
+        if self.stepwise is None:
+            return np.zeros_like(together)
+        return self.stepwise * busy * 1.5 * (self.alpha + self.beta * np.maximum(together - 1, 0))
 
     @property
     def steps(self) -> Floats:
@@ -105,6 +128,7 @@ class _Chain:
     queue: Floats  # probability that someone waits
     waiting: Floats  # mean number waiting
     lost: Floats  # probability that the queue is full
+    empty: Floats  # probability that there is no request at all
 
     @property
     def has_to_wait(self) -> Floats:
@@ -114,6 +138,7 @@ class _Chain:
 def analyse(replicas: Replicas, rate: Floats) -> Metrics:
     with np.errstate(all="ignore"):
         rate = np.maximum(rate, _TINIEST_RATE)
+        replicas = replicas.under(rate)
         return _metrics(replicas, rate, _chain(replicas, rate))
 
 
@@ -129,7 +154,8 @@ def _metrics(replicas: Replicas, rate: Floats, chain: _Chain) -> Metrics:
     together = np.clip(np.where(replicas.flat, on_arrival, together), 0, replicas.batch)
     itl = replicas.alpha + replicas.beta * together
     rho = np.clip(serving / replicas.batch, 0, 1)
-    return Metrics(throughput, itl, wait + replicas.prefill(together), wait, rho)
+    ttft = wait + replicas.prefill(together) + replicas.joining(together, 1 - chain.empty)
+    return Metrics(throughput, itl, ttft, wait, rho)
 
 
 def _chain(replicas: Replicas, rate: Floats) -> _Chain:
@@ -140,7 +166,8 @@ def _chain(replicas: Replicas, rate: Floats) -> _Chain:
     in_head = np.exp(log_moment - log_head)
     in_head = np.where(np.isfinite(in_head), in_head, replicas.batch)
     full = np.exp(np.minimum(log_full - log_head, 0))
-    return _Chain(1 - queue, in_head, full, queue, queue * waiting, queue * last)
+    empty = np.where(rate * replicas.slope < 1, (1 - queue) * np.exp(-log_head), 0.0)
+    return _Chain(1 - queue, in_head, full, queue, queue * waiting, queue * last, empty)
 
 
 def _head(replicas: Replicas, rate: Floats, upto: Floats) -> tuple[Floats, Floats, Floats]:
@@ -223,6 +250,7 @@ def size(replicas: Replicas, targets: Targets, throughput_wanted: Flags) -> Sizi
 
 def _excess(replicas: Replicas, targets: Targets, rate: Floats) -> tuple[Floats, Floats]:
     """By how much, relatively, ITL and TTFT are above their targets; both grow with the rate."""
+    replicas = replicas.under(rate)
     chain = _chain(replicas, rate)
     metrics = _metrics(replicas, rate, chain)
     itl, ttft = metrics.itl / targets.itl - 1, metrics.ttft / targets.ttft - 1
@@ -239,9 +267,12 @@ def _tail_excess(replicas: Replicas, targets: Targets, rate: Floats, chain: _Cha
     tolerated = 1 - targets.percentile
     largest = np.floor((targets.itl - replicas.alpha) / replicas.beta + 1e-9)
     itl = _beyond(replicas, rate, chain, largest, by_token=True) / tolerated - 1
-    largest = np.floor((targets.ttft - replicas.gamma) / (replicas.delta * replicas.tokens_in) + 1e-9)
+    shared = 1.5 * replicas.stepwise if replicas.stepwise is not None else np.zeros_like(rate)
+    first, more = replicas.gamma + shared * (replicas.alpha - replicas.beta), shared * replicas.beta
+    largest = np.floor((targets.ttft - first) / (replicas.delta * replicas.tokens_in + more) + 1e-9)
     crowded = _beyond(replicas, rate, chain, largest, by_token=False) / tolerated - 1
-    left = targets.ttft - replicas.prefill(replicas.batch)  # who waited joins a full batch
+    joining = replicas.joining(replicas.batch, np.ones_like(rate))
+    left = targets.ttft - replicas.prefill(replicas.batch) - joining  # who waited joins a full batch
     waited = _wait_percentile(replicas, rate, chain, tolerated) / left - 1
     return itl, np.where(left > 0, waited, crowded)
 
@@ -269,12 +300,14 @@ def percentiles(replicas: Replicas, rate: Floats, share: Floats) -> tuple[Floats
     """ITL and TTFT which all but 1 - share of tokens and requests stay within."""
     with np.errstate(all="ignore"):
         rate = np.maximum(rate, _TINIEST_RATE)
+        replicas = replicas.under(rate)
         chain = _chain(replicas, rate)
         tolerated = 1 - share
         by_token = _batch_percentile(replicas, rate, chain, tolerated, by_token=True)
         by_request = _batch_percentile(replicas, rate, chain, tolerated, by_token=False)
         wait = _wait_percentile(replicas, rate, chain, tolerated)
-        return replicas.alpha + replicas.beta * by_token, wait + replicas.prefill(by_request)
+        joining = replicas.joining(by_request, np.where(chain.empty > share, 0.0, 1.0))
+        return replicas.alpha + replicas.beta * by_token, wait + replicas.prefill(by_request) + joining
 
 
 def _batch_percentile(replicas: Replicas, rate: Floats, chain: _Chain, tolerated: Floats, *, by_token: bool) -> Floats:

@@ -65,6 +65,7 @@ class PerfData:
     prefill_parms: PrefillParms = PrefillParms()
     weights_memory: float | None = wire("weightsMemory", None, optional=True)  # GB
     kv_bytes_per_token: float | None = wire("kvBytesPerToken", None, optional=True)
+    stepwise: bool | None = wire("stepwise", None, optional=True)  # prefills share their steps with decoding
 
     @property
     def cards(self) -> int:

@@ -284,7 +284,7 @@ def _accelerator(each: Accelerator) -> AcceleratorSpec:
 
 def _perf(model: Served, perf: Performance) -> PerfData:
     decode, prefill = DecodeParms(perf.alpha, perf.beta), PrefillParms(perf.gamma, perf.delta)
-    return PerfData(_name(model.key), perf.accelerator, 1, perf.max_batch, 1, decode, prefill)
+    return PerfData(_name(model.key), perf.accelerator, 1, perf.max_batch, 1, decode, prefill, stepwise=perf.tokens or None)
 
 
 def _service_class(model: Served) -> ServiceClassSpec:

@@ -24,7 +24,7 @@ class Wanted:
 async def run(server: Server, management: Server, wanted: Wanted, body: bytes | None, *, save: bool) -> Profile:
     """`body` None: a token model, over the OpenAI routes; else what is posted to its predictions."""
     plan = Plan(wanted.batches, wanted.prompts, wanted.answer_tokens, wanted.repeats)
-    async with _alone(management, wanted.model):
+    async with _alone(management, wanted.model, wanted.accelerator):
         if body is None:
             result = await profile_tokens(server, wanted.model, wanted.accelerator, plan)
         else:
@@ -35,11 +35,12 @@ async def run(server: Server, management: Server, wanted: Wanted, body: bytes | 
 
 
 @asynccontextmanager
-async def _alone(management: Server, model: str) -> AsyncIterator[None]:
+async def _alone(management: Server, model: str, accelerator: str) -> AsyncIterator[None]:
     (described, *_) = await management.json("GET", f"/models/{model}")
     was_paused = await _pause(management, paused=True)
     try:
         await _scale(management, model, 1, max(int(described["maxWorkers"]), 1))
+        await _put(management, f"{model}/{described['modelVersion']}", accelerator)
         yield
         await _scale(management, model, int(described["minWorkers"]), int(described["maxWorkers"]))
     finally:
@@ -55,9 +56,26 @@ async def _scale(management: Server, model: str, low: int, high: int) -> None:
 
 async def _pause(management: Server, *, paused: bool) -> bool:
     """Gives whether it was paused; a server without an autoscaler is as good as paused."""
-    try:
-        before: dict[str, Any] = await management.json("GET", "/autoscaler")
-        await management.json("PUT", "/autoscaler", {"paused": paused})
-    except RequestFailed:
+    before = await _autoscaler(management)
+    if before is None:
         return True
+    await management.json("PUT", "/autoscaler", {"paused": paused})
     return bool(before["paused"])
+
+
+async def _put(management: Server, name: str, accelerator: str) -> None:
+    """The worker onto the accelerator, where an autoscaler knows both; elsewhere it is where it can only be."""
+    known = await _autoscaler(management)
+    if known is None or name not in {f"{each['model']}/{each['version']}" for each in known["models"]}:
+        return
+    if accelerator not in (names := [each["name"] for each in known["accelerators"]]):
+        raise ValueError(f"the server has no accelerator {accelerator}, but {', '.join(names)}")
+    await management.json("POST", "/update", {"allocations": {name: {"accelerator": accelerator, "numReplicas": 1}}})
+
+
+async def _autoscaler(management: Server) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = await management.json("GET", "/autoscaler")
+    except RequestFailed:
+        return None
+    return state

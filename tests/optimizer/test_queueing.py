@@ -93,3 +93,18 @@ def test_a_higher_percentile_allows_a_lower_rate():
 )
 def test_service_times_which_make_no_sense_are_told_apart(replica, serves):
     assert replica.served[0] == serves
+
+
+@pytest.mark.parametrize("percentile", [0.0, 0.95])
+def test_where_steps_are_shared_prefills_stall_decoding_and_first_tokens_wait_for_steps(percentile):
+    apart = replicas(gamma=20, delta=0.05)
+    shared = Replicas(**{**vars(apart), "stepwise": np.ones(1)})
+    rate = apart.rate_range[1] / 2
+    targets = Targets(np.array([26.0]), np.array([120.0]), np.array([percentile]))
+
+    before, after = analyse(apart, rate), analyse(shared, rate)
+    sizes = [size(each, targets, np.array([False])) for each in (apart, shared)]
+
+    assert after.itl[0] > before.itl[0]
+    assert after.ttft[0] == pytest.approx(20 + 0.05 * 128 + 1.5 * after.itl[0], rel=0.1)
+    assert sizes[1].feasible[0] and sizes[1].rate[0] < sizes[0].rate[0]

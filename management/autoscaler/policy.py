@@ -3,7 +3,8 @@
 Loads rise at once and fall only when they stay low; a growing load is looked at as far ahead as a worker takes to start.
 """
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,9 @@ from .observe import Key, Observed
 from .performance import Book, Performance
 
 Counts = Mapping[str, int]  # workers by accelerator
+SMOOTHED_LOOKS = 3  # over so many looks arrivals are averaged: what comes at random must not start workers
+NOTABLE = 3.0  # standard deviations
+MOVE_GAIN = 0.9  # workers are moved, or taken away, when what is wanted costs less than this share of what runs
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Decision:
 class Memory:
     """What is remembered of a model between two looks."""
 
-    rates: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=1000))  # time, requests per second
+    latest: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED_LOOKS))  # requests per second
+    rates: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=1000))  # time, and their mean
     tokens_in: float | None = None
     tokens_out: float | None = None
     last_request: float | None = None
@@ -89,7 +94,7 @@ class Policy:
             self._remember(model, observed.get(model.key, Observed()), now)
         system = self.system(models, observed, now)
         solution = self._solve(system)
-        decisions = [self._decision(model, observed, solution, now) for model in models]
+        decisions = self._kept([self._decision(model, observed, solution) for model in models], models, solution, now)
         for decision in decisions:
             if decision.changes:
                 self._memory[decision.key].changed = now
@@ -152,14 +157,25 @@ class Policy:
 
     def _remember(self, model: Served, seen: Observed, now: float) -> None:
         memory = self._memory[model.key]
-        memory.rates.append((now, seen.arrivals_per_second))
+        memory.rates.append((now, self._smoothed(memory, seen.arrivals_per_second)))
         memory.tokens_in = seen.tokens_in or memory.tokens_in
         memory.tokens_out = seen.tokens_out or memory.tokens_out
         if seen.arrivals_per_second > 0 or seen.in_flight > 0 or seen.waiting > 0:
             memory.last_request = now
 
+    def _smoothed(self, memory: Memory, rate: float) -> float:
+        """The mean of some looks, until one is beyond what chance makes of it: then the load has changed."""
+        period = self.config.period_seconds
+        expected = sum(memory.latest) / len(memory.latest) * period if memory.latest else 0.0
+        if abs(rate * period - expected) > NOTABLE * math.sqrt(max(expected, 1.0)):
+            memory.latest.clear()
+        memory.latest.append(rate)
+        return sum(memory.latest) / len(memory.latest)
+
     def _expected(self, model: Served, observed: Mapping[Key, Observed], now: float) -> Load:
         """The largest rate held in mind, or what a growing one will be when a new worker is ready; and what waits already."""
+        if self._idle(model, now):
+            return self._load(model, 0.0)
         memory = self._memory.get(model.key, Memory())
         held = [rate for time, rate in memory.rates if now - time <= self.config.hold_seconds] or [0.0]
         rate, period = held[-1], self.config.period_seconds
@@ -214,7 +230,7 @@ class Policy:
             return solution
         return optimize(system, replace(spec, milp_solver=True, heterogeneous=True, partial=True, time_limit=2.0))
 
-    def _decision(self, model: Served, observed: Mapping[Key, Observed], solution: Solution, now: float) -> Decision:
+    def _decision(self, model: Served, observed: Mapping[Key, Observed], solution: Solution) -> Decision:
         name, before = _name(model.key), dict(model.workers)
         seen = observed.get(model.key, Observed())
         kept = Decision(*model.key, before, before, "", seen.arrivals_per_second)
@@ -226,27 +242,55 @@ class Policy:
         if not parts:
             refused = "; ".join(f"{where}: {why}" for where, why in solution.candidates.refused[name].items())
             return replace(kept, reason=f"can't be served ({refused or 'no capacity left'}); left as it is")
-        wanted = {part.accelerator: part.replicas for part in parts}
-        after = self._held(model, wanted, now)
         return replace(
             kept,
-            after=after,
-            reason=_reason(parts, after, wanted),
+            after={part.accelerator: part.replicas for part in parts},
+            reason=_reason(parts),
             predicted_itl_ms=max(part.itl_percentile or part.itl for part in parts),
             predicted_ttft_ms=max(part.ttft_percentile or part.ttft for part in parts),
         )
 
-    def _held(self, model: Served, wanted: Counts, now: float) -> dict[str, int]:
-        """Held back only where the model stays on its one accelerator: else capacity may be someone else's already."""
-        present = _without_zeros(model.workers)
-        if wanted.keys() != present.keys() or len(wanted) != 1:
-            return dict(wanted)
-        config = self.config
-        ((where, count),) = wanted.items()
-        how = Stabilisation(config.scale_down_ratio, None, config.max_step_down or None)
-        held = held_replicas(present[where], count, how)
-        cooling = now - self._memory[model.key].changed < config.cooldown_seconds
-        return {where: max(held, present[where]) if cooling and held < present[where] else held}
+    def _kept(self, decisions: list[Decision], models: list[Served], solution: Solution, now: float) -> list[Decision]:
+        """Leaves workers where they are, or takes fewer of them away, where that serves as well and room is not needed."""
+        free = Counter({each.name: each.capacity for each in self.config.accelerators})
+        for decision in decisions:
+            free.subtract(decision.after)
+        kept = []
+        for decision, model in zip(decisions, models, strict=True):
+            held = self._held(decision, model, solution, now)
+            more = Counter(held)
+            more.subtract(decision.after)
+            if held != decision.after and all(count <= 0 or free[where] >= count for where, count in more.items()):
+                free.subtract(more)
+                decision = replace(decision, after=held, reason=f"{_told(decision.after)} would do; held back")
+            kept.append(decision)
+        return kept
+
+    def _held(self, decision: Decision, model: Served, solution: Solution, now: float) -> dict[str, int]:
+        """What runs, when it is enough and going down or elsewhere gains too little, or comes too soon; else smaller steps."""
+        wanted, present = decision.after, _without_zeros(model.workers)
+        found = solution.candidates.found.get(_name(model.key), {})
+        if not wanted or not present or wanted == present or not present.keys() <= found.keys():
+            return wanted
+        demand = max(found[where].demand for where in present)
+        if sum(found[where].replica_rate * count for where, count in present.items()) < demand:
+            return wanted
+        gain = min(self.config.scale_down_ratio, MOVE_GAIN)
+        cooling = now - self._memory[model.key].changed < self.config.cooldown_seconds
+        if cooling or self._cost(wanted) > gain * self._cost(present):
+            return present
+        if self.config.max_step_down and wanted.keys() == present.keys():
+            how = Stabilisation(max_step_down=self.config.max_step_down)
+            return {where: held_replicas(present[where], count, how) for where, count in wanted.items()}
+        return wanted
+
+    def _cost(self, workers: Counts) -> float:
+        costs = {each.name: each.cost for each in self.config.accelerators}
+        return sum(costs.get(where, 0.0) * count for where, count in workers.items())
+
+
+def _told(workers: Counts) -> str:
+    return " and ".join(f"{count} on {where}" for where, count in workers.items())
 
 
 def _without_zeros(counts: Counts) -> dict[str, int]:
@@ -257,9 +301,7 @@ def _needs_nothing(solution: Solution, name: str) -> bool:
     return any(each.is_null for each in solution.candidates.found[name].values())
 
 
-def _reason(parts: list[Candidate], after: Counts, wanted: Counts) -> str:
-    if after != wanted:
-        return f"{sum(wanted.values())} would do; held back"
+def _reason(parts: list[Candidate]) -> str:
     short = [part for part in parts if part.short_of is not None]
     if short:
         return f"best effort: {short[0].replicas} of {short[0].short_of} workers, capacity or max_workers is reached"

@@ -58,8 +58,8 @@ async def profile_tokens(server: Server, model: str, accelerator: str, plan: Pla
 
 
 def fit_tokens(model: str, accelerator: str, max_batch: int, measured: Measured) -> Profile:
-    decode = fit_line(*zip(*measured.decode, strict=True))
-    prefill = fit_line(*zip(*measured.prefill, strict=True))
+    decode = fit_line(*zip(*_medians(measured.decode), strict=True))
+    prefill = fit_line(*zip(*_medians(measured.prefill), strict=True))
     margins = {
         "alpha": decode.intercept_margin,
         "beta": decode.slope_margin,

@@ -157,3 +157,21 @@ def test_items_without_tokens_are_sized_by_their_latency():
 
     assert workers(1) == 1
     assert workers(200) > 2
+
+
+def test_what_comes_at_random_moves_no_worker():
+    policy = Policy(AutoscalerConfig(TWO, period_seconds=10, hold_seconds=30), book())
+    workers = decide(policy, 8, 0).after
+
+    decisions = [decide(policy, 8 + noise, 10 * turn, workers) for turn, noise in enumerate((1, -1, 0.5, 1.2, -1.3, 0), 1)]
+
+    assert not any(decision.changes for decision in decisions)
+
+
+def test_workers_stay_where_they_serve_as_well():
+    policy = Policy(AutoscalerConfig(TWO, hold_seconds=0), book(where=("fast", "slow")))
+    cheap = Accelerator("slow", capacity=8, cost=2.9)
+    near = Policy(AutoscalerConfig((TWO[0], cheap), hold_seconds=0), book(where=("fast", "slow")))
+
+    assert decide(policy, 1, 0, {"fast": 1}).after == {"slow": 1}
+    assert decide(near, 1, 0, {"fast": 1}).after == {"fast": 1}

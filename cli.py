@@ -5,6 +5,7 @@ import click
 from . import __version__
 from .frontend.gateway_cli import proxy
 from .management.autoscaler.cli import profile
+from .management.autoscaler.controller import control
 from .management.cell.commands import COMMANDS as CELL_COMMANDS
 from .management.commands import COMMANDS
 from .management.serve_commands import COMMANDS as ONE_MODEL
@@ -17,5 +18,5 @@ def main() -> None:
     """Serve PyTorch models."""
 
 
-for command in (*COMMANDS, *CELL_COMMANDS, *ONE_MODEL, optimizer, profile, proxy, simulate):
+for command in (*COMMANDS, *CELL_COMMANDS, *ONE_MODEL, control, optimizer, profile, proxy, simulate):
     main.add_command(command)

@@ -4,10 +4,11 @@ A server without an allocation is left as it is: the published actuator stops it
 important instead of leaving it alone.
 """
 
+from pathlib import Path
 from typing import Any
 
-from ...optimizer.system import AllocationData, OptimizerSpec, System
-from ...optimizer.wire import decode, encode
+from ...optimizer.system import AllocationData, OptimizerSpec, System, SystemData
+from ...optimizer.wire import decode, encode, parse
 from .http_client import Server
 from .loop import Autoscaler
 from .policy import Decision, key_of
@@ -42,6 +43,22 @@ async def update(autoscaler: Autoscaler, body: Any) -> list[str]:
         if outcome.startswith("failed"):
             failures.append(f"{name}: {outcome}")
     return failures
+
+
+def read_system(files: list[Path]) -> tuple[System, OptimizerSpec]:
+    """Of accelerator-data.json and its siblings; WireError for what can't be read."""
+    parts = {_FIELDS[path.stem]: parse(path.read_bytes()) for path in files}
+    data = decode(SystemData, parts, "data")
+    return System.of(data), data.optimizer_data.optimizer
+
+
+_FIELDS = {
+    "accelerator-data": "acceleratorData",
+    "model-data": "modelData",
+    "serviceclass-data": "serviceClassData",
+    "capacity-data": "capacityData",
+    "optimizer-data": "optimizerData",
+}
 
 
 async def drive(

@@ -32,6 +32,7 @@ from .performance import Book, Performance
 
 Counts = Mapping[str, int]  # workers by accelerator
 SMOOTHED_LOOKS = 3  # over so many looks arrivals are averaged: what comes at random must not start workers
+SOLVER_SECONDS = 2.0
 NOTABLE = 3.0  # standard deviations
 MOVE_GAIN = 0.9  # workers are moved, or taken away, when what is wanted costs less than this share of what runs
 
@@ -220,15 +221,11 @@ class Policy:
         return bool(model.slo.idle_seconds) and last is not None and now - last >= model.slo.idle_seconds
 
     def _solve(self, system: System) -> Solution:
-        """By value where that serves everyone, since it leaves workers where they are; exactly where capacity binds."""
-        spec = OptimizerSpec(
-            saturation_policy="PriorityRoundRobin", price_current=True, power_weight=self.config.power_weight or None
-        )
-        solution = optimize(system, spec)
-        needed = [name for name in system.servers if not _needs_nothing(solution, name)]
-        if all(solution.served(name) for name in needed):
-            return solution
-        return optimize(system, replace(spec, milp_solver=True, heterogeneous=True, partial=True, time_limit=2.0))
+        """Exactly: by priority, at the least cost, over several accelerators; what is left over goes round."""
+        if not system.servers or not system.accelerators:
+            return Solution()
+        spec = OptimizerSpec(milp_solver=True, heterogeneous=True, partial=True, saturation_policy="PriorityRoundRobin")
+        return optimize(system, replace(spec, time_limit=SOLVER_SECONDS, power_weight=self.config.power_weight or None))
 
     def _decision(self, model: Served, observed: Mapping[Key, Observed], solution: Solution) -> Decision:
         name, before = _name(model.key), dict(model.workers)

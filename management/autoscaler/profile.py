@@ -5,6 +5,7 @@ the number of requests at once. The caller sees to it that there is one worker a
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,14 +48,25 @@ async def profile_tokens(server: Server, model: str, accelerator: str, plan: Pla
     random, measured = Random(seed), Measured()
     await _stream(server, model, _prompt(random, min(plan.prompts)), 4)  # warm
     for repeat in range(plan.repeats):
+        on_the_way = await _round_trip(server)
         for batch in plan.batches:
             prompts = [_prompt(random, min(plan.prompts)) for _ in range(batch)]
             streams = await asyncio.gather(*(_stream(server, model, each, plan.answer_tokens) for each in prompts))
             measured.decode += [(float(batch), gap) for gap in _gaps(streams)]
         for length in plan.prompts:
             (begun, times) = await _stream(server, model, _prompt(random, length), 1 + repeat % 2)
-            measured.prefill.append((float(length), (times[0] - begun) * 1000))
+            measured.prefill.append((float(length), (times[0] - begun - on_the_way) * 1000))
     return fit_tokens(model, accelerator, max(plan.batches), measured)
+
+
+async def _round_trip(server: Server) -> float:
+    """Seconds that HTTP takes by itself, which are none of the model's."""
+    times = []
+    for _ in range(9):
+        begun = time.monotonic()
+        await server.ask("GET", "/ping")
+        times.append(time.monotonic() - begun)
+    return sorted(times)[len(times) // 2]
 
 
 def fit_tokens(model: str, accelerator: str, max_batch: int, measured: Measured) -> Profile:
@@ -76,7 +88,7 @@ def fit_tokens(model: str, accelerator: str, max_batch: int, measured: Measured)
         delta=prefill.slope,
         decode_r_squared=decode.r_squared,
         prefill_r_squared=prefill.r_squared,
-        margins=margins,
+        margins=_known(margins),
     )
     return Profile(performance, measured, decode, prefill)
 
@@ -107,10 +119,15 @@ async def profile_items(
         gamma=line.intercept,
         delta=line.slope,
         prefill_r_squared=line.r_squared,
-        margins={"gamma": line.intercept_margin, "delta": line.slope_margin},
+        margins=_known({"gamma": line.intercept_margin, "delta": line.slope_margin}),
         tokens=False,
     )
     return Profile(performance, measured, None, line)
+
+
+def _known(margins: dict[str, float]) -> dict[str, float]:
+    """Two points make a line, but say nothing of its error."""
+    return {name: margin for name, margin in margins.items() if math.isfinite(margin)}
 
 
 def _medians(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -118,7 +135,7 @@ def _medians(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     grouped: dict[float, list[float]] = {}
     for x, y in points:
         grouped.setdefault(x, []).append(y)
-    size = 5
+    size = 3
     return [
         (x, sorted(part)[len(part) // 2])
         for x, values in grouped.items()

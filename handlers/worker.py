@@ -102,7 +102,8 @@ class Worker:
         if pending := self._context.metrics.drain():
             self.links.report(pending)
         self.links.flush()
-        self.links.poll(seconds)
+        if not self.links.lost_control:  # writing may have found it out already, and then nothing would ever wake us
+            self.links.poll(seconds)
         if self.links.lost_control:
             os._exit(0)
 

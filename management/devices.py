@@ -1,6 +1,8 @@
 """Which accelerators this machine has, and which worker gets which. No torch here: the kernel's device files tell."""
 
+import os
 import re
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 
@@ -8,8 +10,16 @@ DEVICE = re.compile(r"nvidia\d+")
 
 
 def count_gpus(devices: Path = Path("/dev")) -> int:
-    """NVIDIA's, or none. CUDA_VISIBLE_DEVICES is the workers' to obey: ids here count what the driver shows."""
+    """NVIDIA's, or none."""
     return sum(1 for path in devices.glob("nvidia[0-9]*") if DEVICE.fullmatch(path.name))
+
+
+def visible_gpus(environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """As many as there are, unless CUDA_VISIBLE_DEVICES shows fewer."""
+    shown = environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return count_gpus(devices)
+    return min(count_gpus(devices), sum(1 for part in shown.split(",") if part.strip() not in ("", "-1")))
 
 
 class GpuRoundRobin:
@@ -20,11 +30,10 @@ class GpuRoundRobin:
         self._next = cycle(range(count)) if count else None
         self._chosen: dict[tuple[int, ...], cycle[int]] = {}
 
-    def next(self, among: list[int]) -> int | None:
-        """Of `among` if it names any, else of all; None on a machine without."""
+    def take(self, among: list[int], how_many: int = 1) -> list[int]:
+        """Of `among` if it names any, else of all; empty on a machine without."""
         if not self._next:
-            return None
+            return []
         usable = tuple(gpu for gpu in among if 0 <= gpu < self._count)
-        if not usable:
-            return next(self._next)
-        return next(self._chosen.setdefault(usable, cycle(usable)))
+        dealer = self._chosen.setdefault(usable, cycle(usable)) if usable else self._next
+        return [next(dealer) for _ in range(min(how_many, len(usable) or self._count))]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..archiver.model_config import ModelConfig
 from ..archiver.unpack import ModelArchive
 from ..handlers.protocol import Metric, RequestHead, WorkerConfig
 from .autoscaler.config import sleeps
@@ -30,11 +31,19 @@ class Surroundings:
     sockets: str  # the folder of the workers' sockets
     environment: Mapping[str, str]
     next_worker_id: Callable[[], str]
-    next_gpu: Callable[[list[int]], int | None]
+    take_gpus: Callable[[list[int], int], list[int]]
     changed: Callable[[], None]
     log_line: Callable[[str, str, str], None]  # worker's thread name, stream, line
     on_metric: Callable[[Metric], None]
     server_version: str
+
+
+def gpus_of_a_worker(config: ModelConfig) -> int:
+    """More than one for models whose processes, or whose handler, spread over several."""
+    if not config.parallelType:
+        return 1
+    ranks = (config.torchrun or {}).get("nproc-per-node")
+    return max(1, ranks if isinstance(ranks, int) else 1, config.parallelLevel or 1)
 
 
 class Pool:
@@ -145,7 +154,9 @@ class Pool:
 
     def _start(self) -> Worker:
         config = self.archive.config
-        gpu = None if config.deviceType == "cpu" else self._around.next_gpu(config.deviceIds or [])
+        gpus = (
+            [] if config.deviceType == "cpu" else self._around.take_gpus(config.deviceIds or [], gpus_of_a_worker(config))
+        )
         retry = config.maxRetryTimeoutInSec
         return Worker(
             self._around.next_worker_id(),
@@ -154,7 +165,7 @@ class Pool:
             label=self.label,
             startup_timeout=self.record.startup_timeout,
             retry_seconds=DEFAULT_RETRY_SECONDS if retry is None else retry,
-            gpu_id=gpu,
+            gpus=gpus,
         )
 
     async def _launch(self, worker: Worker) -> WorkerProcess:
@@ -186,8 +197,8 @@ class Pool:
             model_yaml=archive.config.raw,
             batch_size=record.batch_size,
             max_batch_delay_seconds=record.max_batch_delay_ms / 1000,
-            gpu_id=worker.gpu_id,
-            device_ids=archive.config.deviceIds or [],
+            gpu_id=(0 if archive.config.parallelType else worker.gpus[0]) if worker.gpus else None,
+            device_ids=worker.gpus,
             service_envelope=settings.service_envelope,
             limit_max_image_pixels=settings.limit_max_image_pixels,
             decode_input_request=settings.decode_input_request,

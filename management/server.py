@@ -25,7 +25,7 @@ from .control import ControlPlane
 from .dashboard import blueprint as dashboard
 from .dashboard import recent_decisions
 from .data_plane import accepting, grpc_process, http_master, write_options
-from .devices import GpuRoundRobin, count_gpus
+from .devices import GpuRoundRobin, visible_gpus
 from .errors import ManagementError
 from .jwt_auth import Verifier
 from .kept import Kept
@@ -208,14 +208,14 @@ class Server:
     def _control_plane(self) -> ControlPlane:
         settings, path = self._settings, self._runtime.path
         ids = iter(range(settings.initial_worker_port, sys.maxsize))
-        gpus = count_gpus() if settings.number_of_gpu is None else min(count_gpus(), settings.number_of_gpu)
+        gpus = visible_gpus() if settings.number_of_gpu is None else min(visible_gpus(), settings.number_of_gpu)
         around = Surroundings(
             settings=settings,
             children=self._children,
             sockets=str(path / "workers"),
             environment=self._environment(settings.blacklist_env_vars),
             next_worker_id=lambda: str(next(ids)),
-            next_gpu=GpuRoundRobin(gpus).next,
+            take_gpus=GpuRoundRobin(gpus).take,
             changed=lambda: self.control.publish(),
             log_line=self.logs.model_line,
             on_metric=self.measuring.from_handler,

@@ -15,7 +15,7 @@ from typing import Any
 from ..archiver.errors import ArchiveError
 from . import addresses
 from .control import ControlPlane
-from .devices import count_gpus
+from .devices import visible_gpus
 from .errors import ManagementError, SettingsError
 from .platforms import settings_of
 from .serving import Registration
@@ -128,7 +128,7 @@ def registrations(settings: Settings, plan: Plan) -> list[Registration]:
     if settings.model_snapshot and not plan.models:
         return _of_snapshot(json.loads(settings.model_snapshot))
     details = json.loads(settings.models or "{}")
-    workers = settings.default_workers_per_model or count_gpus() or min(os.cpu_count() or 1, MOST_DEFAULT_WORKERS)
+    workers = settings.default_workers_per_model or visible_gpus() or min(os.cpu_count() or 1, MOST_DEFAULT_WORKERS)
     found = []
     for name, url in _named(plan.models, plan.model_store):
         facts = _facts(details, name, url)

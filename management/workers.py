@@ -38,10 +38,10 @@ class Worker:
         label: str,
         startup_timeout: float,
         retry_seconds: float,
-        gpu_id: int | None = None,
+        gpus: list[int] | None = None,
     ) -> None:
         self.id = worker_id
-        self.gpu_id = gpu_id
+        self.gpus = gpus or []
         self.state = State.LOADING
         self.started_at = datetime.now(UTC)
         self.process: WorkerProcess | None = None
@@ -56,6 +56,10 @@ class Worker:
         self._startup_timeout, self._retry_seconds = startup_timeout, retry_seconds
         self._first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(), name=f"worker {worker_id}")
+
+    @property
+    def gpu_id(self) -> int | None:
+        return self.gpus[0] if self.gpus else None
 
     @property
     def pid(self) -> int | None:

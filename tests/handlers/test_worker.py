@@ -415,6 +415,16 @@ def test_the_control_links_end_is_the_workers_end(tmp_path):
         assert worker.wait() == 0
 
 
+def test_a_starter_that_dies_while_the_model_loads_leaves_no_worker(tmp_path):
+    worker = WorkerProcess(config_of(tmp_path, MODELS / "swiss.py"))
+    worker.control.sock.shutdown(socket.SHUT_RDWR)  # READY finds nobody: a broken pipe instead of an end of file
+
+    try:
+        assert worker.wait() == 0
+    finally:
+        worker.end()
+
+
 def test_a_peer_that_speaks_something_else_is_hung_up_on(swiss):
     peer = swiss.connect()
     peer.sock.sendall(b"\xff" * 64)

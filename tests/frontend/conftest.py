@@ -142,6 +142,7 @@ def run(runtime):
                     await scenario(plane)
             finally:
                 plane.stop()
+            assert not plane._ticking.done() or plane._ticking.cancelled(), plane._ticking.exception()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())

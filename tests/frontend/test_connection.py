@@ -192,7 +192,7 @@ def test_half_sent_requests_hold_nobody_up_and_time_out(run, half):
         assert answer.status == 200
         assert b"HTTP/1.1 408 " in await halves[0].reader.readuntil(b"\r\n")
 
-    run(scenario, header_timeout_seconds=0.1, body_timeout_seconds=0.1)
+    run(scenario, header_timeout_seconds=0.3, body_timeout_seconds=0.3)
 
 
 def test_an_upgrade_that_is_not_spoken_is_answered_as_plain_http(run):

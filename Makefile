@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test check format lint types layers bench bench-llm bench-optimizer demo-autoscaler clean
+.PHONY: demo test test-clients check format lint types layers bench bench-llm bench-optimizer demo-autoscaler clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,14 @@ demo: $(VENV)/.installed  ## the main job on real models: install, start, archiv
 
 test: $(VENV)/.installed  ## install and run the tests
 	@$(BIN)/python -m pytest
+
+# langchain, litellm and lm-eval bring hundreds of packages, so they have an environment of their own and are outside CI.
+CLIENTS ?= .clients
+test-clients: $(VENV)/.installed  ## the text APIs, asked by clients that people use
+	@test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -q pytest langchain-openai litellm lm-eval
+	@FLAMBEAU_PYTHON=$(abspath $(BIN))/python $(CLIENTS)/bin/python -m pytest -c /dev/null --confcutdir tests/clients \
+	  --import-mode=importlib -q -p no:cacheprovider tests/clients/check_*.py
 
 check: format lint types layers test  ## everything a change must pass
 

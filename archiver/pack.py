@@ -19,7 +19,7 @@ ArchiveFormat = Literal["default", "zip-store", "tgz", "no-archive"]
 SUFFIX: dict[str, str] = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 BUILT_IN_HANDLERS = (
     "base_handler", "image_classifier", "image_segmenter", "object_detector", "text_classifier", "dali_image_classifier",
-    "vllm_handler", "trt_llm_handler", "text_generation", "chat", "embedding", "scoring", "mock_text",
+    "vllm_handler", "trt_llm_handler", "text_generation", "chat", "embedding", "scoring", "text_stream",
 )  # fmt: skip
 NATIVE_HANDLERS = ("BaseHandler", "TorchScriptHandler")  # of the original's C++ backend
 UNWANTED_FOLDERS = ("__MACOSX", "__pycache__")  # and those whose name starts with a dot

@@ -4,6 +4,8 @@ Either one shared secret (HS256) or a file of public keys (JWKS: RS256, EdDSA); 
 the token. What PyJWT leaves to its caller is done here: long enough keys, tokens of bounded size, required claims. Used on
 every port of ours and by the proxy. Not for: the keys of token authorization (`tokens`), nor making tokens
 (scripts/jwt_util.py).
+
+PyJWT and its cryptography take 5 MB of each process: they are imported by what uses them.
 """
 
 import fnmatch
@@ -17,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-import jwt
 import msgspec
 
 from .errors import Forbidden, TokenRefused
@@ -105,6 +106,8 @@ class Verifier:
 
     def check(self, authorization: str | None) -> Bearer:
         """The bearer of an Authorization header; TokenRefused when it is none of ours."""
+        import jwt
+
         token = bearer_token(authorization)
         if len(token) > MAX_TOKEN_BYTES:
             raise TokenRefused(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
@@ -129,6 +132,8 @@ class Verifier:
     def _key_for(self, token: str) -> Key:
         if "" in self._keys:
             return self._keys[""]
+        import jwt
+
         self._refresh()
         kid = jwt.get_unverified_header(token).get("kid")
         if kid is None and len(self._keys) == 1:
@@ -163,6 +168,8 @@ def shared(secret: str, min_bytes: int = MIN_SECRET_BYTES) -> Key:
 
 def public_keys(path: Path) -> dict[str, Key]:
     """The keys of a JWKS file by their ids. Only RSA and Ed25519 keys: a symmetric one would be no secret there."""
+    import jwt
+
     try:
         found = jwt.PyJWKSet.from_dict(json.loads(path.read_text())).keys
     except (ValueError, AttributeError, jwt.PyJWTError) as error:

@@ -19,8 +19,6 @@ from flask import Blueprint
 from .. import __version__
 from . import addresses, api, guard, sockets, workflows_api
 from .adapter import Listener
-from .cell.service import CellService
-from .cell.settings import cell_options
 from .control import ControlPlane
 from .dashboard import blueprint as dashboard
 from .dashboard import recent_decisions
@@ -45,10 +43,11 @@ from .tls import certificate
 from .tokens import Tokens
 from .translate import cors_headers, frontend_options
 from .vllm_metrics import as_vllm
+from .workflows import Workflows
 
 if TYPE_CHECKING:
     from .autoscaler.loop import Autoscaler
-from .workflows import Workflows
+    from .cell.service import CellService
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +125,9 @@ class Server:
     async def _enter_cell(self) -> None:
         settings = self._settings
         if settings.cell:
+            from .cell.service import CellService
+            from .cell.settings import cell_options
+
             options = cell_options(settings, os.environ, self._plan.state_folder)
             self._cell = CellService(
                 options, self.control, self._runtime.path, self._plan.state_folder, self._plan.model_store

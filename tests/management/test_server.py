@@ -1,12 +1,16 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import urllib.request
 
 import pytest
 
 from flambeau.client import ServerError
+
+from ..conftest import HOME
 
 VERSION = """
 def handle(data, context):
@@ -171,3 +175,15 @@ def test_metrics_have_the_old_form_and_can_be_filtered(live_server):
     assert ",} 1.0\n" in whole
     only = scrape("?name[]=ts_inference_requests_total")
     assert {line.split("{")[0] for line in only.splitlines() if line[0] != "#"} == {"ts_inference_requests_total"}
+
+
+@pytest.mark.parametrize("module", ["flambeau.management.server", "flambeau.frontend.server"])
+def test_a_server_process_imports_nothing_heavy(module):
+    heavy = {"torch", "numpy", "scipy", "transformers", "ray", "grpc", "cryptography", "pkg_resources"}
+    code = f"import sys, {module}; print(' '.join({heavy!r} & sys.modules.keys()))"
+
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": HOME}, capture_output=True, text=True
+    )
+
+    assert (run.stdout, run.stderr) == ("\n", "")

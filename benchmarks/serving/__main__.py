@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from load import run
 from peers import STARTERS, Server, Unsupported, version_of
 from processes import Attention, wait_for_calm
 
-WARM_UP_SECONDS = 1.0
+WARM_UP_SECONDS = 1
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(STARTERS), help="comma-separated; default: all")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
+    parser.add_argument("--seconds", type=int, default=2, help="of each load; whole ones")
     parser.add_argument(
         "--patience", type=float, default=5.0, help="seconds to wait, before each load, for an idle machine"
     )
@@ -92,12 +93,19 @@ def start(case, peers: list[str], found: Figures, servers: ExitStack) -> dict[st
     return running
 
 
-def take_turns(case, running: dict[str, Server], seconds: float, patience: float, found: Figures) -> None:
+def take_turns(case, running: dict[str, Server], seconds: int, patience: float, found: Figures) -> None:
     for connections in case.connections:
         for peer, server in running.items():
             wait_for_calm(patience)
             attention = Attention(server.tree)
-            load = run(server.url, case.body, connections, seconds)
+            try:
+                load = run(server.url, case.body, connections, seconds)
+            except (
+                subprocess.SubprocessError,
+                ValueError,
+            ) as error:  # wrk can wait for ever for a connection's last answer
+                print(f"  {peer}: no figures at c={connections}: {error}", file=sys.stderr)
+                continue
             load.cpu_seconds, others = attention.spent()
             found.loads.setdefault((case.name, peer, connections), []).append(load)
             found.others.append(others)
@@ -105,7 +113,7 @@ def take_turns(case, running: dict[str, Server], seconds: float, patience: float
                 print(f"  {peer}: {load.failed} of {load.requests} requests failed at c={connections}", file=sys.stderr)
 
 
-def report(peers: list[str], cases, found: Figures, rounds: int, seconds: float) -> str:
+def report(peers: list[str], cases, found: Figures, rounds: int, seconds: int) -> str:
     day = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     results = found.loads
     lines = [
@@ -113,7 +121,7 @@ def report(peers: list[str], cases, found: Figures, rounds: int, seconds: float)
         "",
         f"{os.cpu_count()} cores ({platform.machine()}), {psutil.virtual_memory().total >> 30} GiB, "
         f"Python {platform.python_version()}; "
-        f"medians of {rounds} rounds of {seconds:g} s, interleaved; the load generator shares the cores; "
+        f"medians of {rounds} rounds of {seconds} s, interleaved; the load generator shares the cores; "
         f"other programs took {median(found.others or [0]):.0%} of the machine meanwhile (median). "
         + ", ".join(f"{peer} {version_of(peer)}" for peer in peers),
         "",

@@ -22,7 +22,7 @@ class Load:
     cpu_seconds: float = 0.0  # of the server's processes
 
 
-def run(url: str, body: bytes, connections: int, seconds: float) -> Load:
+def run(url: str, body: bytes, connections: int, seconds: int) -> Load:
     if shutil.which("wrk") is None:
         sys.exit("The benchmark needs wrk: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
@@ -32,7 +32,7 @@ def run(url: str, body: bytes, connections: int, seconds: float) -> Load:
             "wrk",
             "-t1",
             f"-c{connections}",
-            f"-d{seconds:g}s",
+            f"-d{seconds}s",
             "--latency",
             "--timeout",
             "10s",
@@ -40,7 +40,7 @@ def run(url: str, body: bytes, connections: int, seconds: float) -> Load:
             str(script),
             url,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 15, check=True)
     return parse(done.stdout)
 
 

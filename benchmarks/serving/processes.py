@@ -32,9 +32,9 @@ class Tree:
 
     def members(self) -> list[psutil.Process]:
         found = []
-        for process in psutil.process_iter():
+        for pid in psutil.pids():
             try:
-                if os.getsid(process.pid) == self._session and process.status() != psutil.STATUS_ZOMBIE:
+                if os.getsid(pid) == self._session and (process := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (ProcessLookupError, psutil.Error):
                 continue

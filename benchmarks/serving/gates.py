@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 
 from load import Load
 
@@ -22,14 +23,19 @@ class Gate:
         return self.found <= self.wanted if self.at_most else self.found >= self.wanted
 
 
+def calmest(loads: list[Load]) -> list[Load]:
+    """A third of the rounds, those in which other programs took the least of the machine."""
+    return sorted(loads, key=lambda load: load.others)[: -(-len(loads) // 3)]
+
+
 def median_rate(results: Results, case: str, peer: str, connections: int) -> float | None:
-    rates = sorted(load.per_second for load in results.get((case, peer, connections), []))
-    return rates[len(rates) // 2] if rates else None
+    loads = calmest(results.get((case, peer, connections), []))
+    return median(load.per_second for load in loads) if loads else None
 
 
 def median_p50(results: Results, case: str, peer: str, connections: int) -> float | None:
-    found = sorted(load.p50_seconds for load in results.get((case, peer, connections), []))
-    return found[len(found) // 2] if found else None
+    loads = calmest(results.get((case, peer, connections), []))
+    return median(load.p50_seconds for load in loads) if loads else None
 
 
 def ratio(results: Results, case: str, peer: str, connections: int) -> float | None:

@@ -20,6 +20,7 @@ class Load:
     requests: int
     failed: int  # other than 2xx, socket errors, time-outs
     cpu_seconds: float = 0.0  # of the server's processes
+    others: float = 0.0  # the share of the machine that neither the server nor wrk used
 
 
 def run(url: str, body: bytes, connections: int, seconds: int) -> Load:

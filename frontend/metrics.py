@@ -7,6 +7,7 @@ models become labels. Not for: the exposition on 8082.
 
 import os
 import socket
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
@@ -30,21 +31,35 @@ GAUGES = {
     "flambeau_requests_in_flight": "Requests that workers have.",
     "flambeau_requests_waiting": "Requests that wait in the queue of an HTTP process.",
 }
+LATEST = {  # TorchServe's gauges of the last request, in milliseconds
+    "QueueTime": "Time the last request waited for a worker, in milliseconds.",
+    "WorkerThreadTime": "Time the last request spent outside of queue and handler, in milliseconds.",
+}
 HISTOGRAM = "flambeau_request_seconds"
 HISTOGRAM_HELP = "From the request's last byte to the answer's first, in seconds."
 STATUSES = {2: "Requests2XX", 4: "Requests4XX", 5: "Requests5XX"}
+
+
+class Latest:
+    """Of the last request, whichever model's, in seconds."""
+
+    __slots__ = ("queue", "worker_thread")
+
+    def __init__(self) -> None:
+        self.queue = self.worker_thread = 0.0
 
 
 class ModelMetrics:
     """One model version's numbers, in this process."""
 
     __slots__ = (
-        "_changed", "arrived", "buckets", "cancelled", "completed", "in_flight", "labels", "queue_seconds", "rejected",
-        "seconds", "waiting",
+        "_changed", "arrived", "buckets", "cancelled", "completed", "in_flight", "labels", "latest", "queue_seconds",
+        "rejected", "seconds", "waiting",
     )  # fmt: skip
 
-    def __init__(self, name: str, version: str, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, version: str, changed: Callable[[], None], latest: Latest) -> None:
         self.labels = (name, version)
+        self.latest = latest
         self.arrived = self.completed = self.rejected = self.cancelled = self.in_flight = self.waiting = 0
         self.seconds = self.queue_seconds = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)
@@ -55,7 +70,9 @@ class ModelMetrics:
         self.waiting = waiting
         self._changed()
 
-    def observe(self, seconds: float, queue_seconds: float) -> None:
+    def observe(self, seconds: float, queue_seconds: float, handler_seconds: float) -> None:
+        self.latest.queue = queue_seconds
+        self.latest.worker_thread = seconds - queue_seconds - handler_seconds
         self.completed += 1
         self.seconds += seconds
         self.queue_seconds += queue_seconds
@@ -71,6 +88,8 @@ class Metrics:
         self._counters = MmapedDict(str(folder / f"counter_{pid}.db"))
         self._histograms = MmapedDict(str(folder / f"histogram_{pid}.db"))
         self._gauges = MmapedDict(str(folder / f"gauge_livesum_{pid}.db"))
+        self._recent = MmapedDict(str(folder / f"gauge_livemostrecent_{pid}.db"))  # of several processes the newest counts
+        self.latest = Latest()
         self._later = later
         self._scheduled = self._closed = False
         self._models: dict[tuple[str, str], _Exported] = {}
@@ -79,12 +98,17 @@ class Metrics:
             digit: _key(name, name, ("Level", "Hostname"), ("Host", self._hostname), f"Responses with status {digit}XX.")
             for digit, name in STATUSES.items()
         }
+        self._latest_keys = [
+            _key(name, name, ("Level", "Hostname"), ("Host", self._hostname), help) for name, help in LATEST.items()
+        ]
         self.statuses = [0] * 6  # answers by the status' first digit
 
     def model(self, name: str, version: str) -> ModelMetrics:
         """The same object each time, also when a model comes back after it was unregistered."""
         if (exported := self._models.get((name, version))) is None:
-            exported = self._models[name, version] = _Exported(ModelMetrics(name, version, self.changed), self._hostname)
+            exported = self._models[name, version] = _Exported(
+                ModelMetrics(name, version, self.changed, self.latest), self._hostname
+            )
         return exported.metrics
 
     def changed(self) -> None:
@@ -98,13 +122,16 @@ class Metrics:
             return
         for digit, key in self._status_keys.items():
             self._counters.write_value(key, float(self.statuses[digit]), 0.0)
+        now = time.time()
+        for key, seconds in zip(self._latest_keys, (self.latest.queue, self.latest.worker_thread), strict=True):
+            self._recent.write_value(key, max(0.0, seconds) * 1000, now)
         for exported in self._models.values():
             exported.write(self._counters, self._gauges, self._histograms)
 
     def close(self) -> None:
         self.flush()
         self._closed = True
-        for file in (self._counters, self._histograms, self._gauges):
+        for file in (self._counters, self._histograms, self._gauges, self._recent):
             file.close()
 
 

@@ -110,7 +110,9 @@ class Prediction(Call):
 
     def _observe(self, head: ResponseHead) -> None:
         self._stop_timer()
-        self._queue.metrics.observe(self._exchange.seconds(), self.sent - self.submitted + head.queue_seconds)
+        self._queue.metrics.observe(
+            self._exchange.seconds(), self.sent - self.submitted + head.queue_seconds, head.handler_seconds
+        )
 
     def _stop_timer(self) -> None:
         if self.timer is not None:

@@ -34,3 +34,19 @@ def test_the_page_brings_all_it_needs_and_lets_nothing_else_in(live_server):
     for part in (b"/dashboard/style.css", b"/dashboard/page.js"):
         assert part in page
         assert get(server.client.management + part.decode())[1]
+
+
+def test_the_gauges_of_the_last_request_have_torchserve_s_names(live_server):
+    server = live_server(metrics_mode="prometheus")
+    server.archive("echo")
+    server.client.register("echo", initial_workers=1)
+    server.client.predict("echo", b"x")
+
+    def found():
+        return get(f"{server.client.metrics}/metrics")[1].decode()
+
+    server.wait(lambda: "ts_inference_requests_total{hostname" in found() and "echo" in found())
+    for name in ("QueueTime", "WorkerThreadTime"):
+        (line,) = [line for line in found().splitlines() if line.startswith(f"{name}{{")]
+        assert 'Level="Host",' in line
+        assert 0 <= float(line.split()[-1]) < 60_000

@@ -15,6 +15,7 @@ NO_TOOLS = Tools()
 MAX_LOGPROBS = 20
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
+MAX_ANSWERS = 4096  # prompts times n
 MAX_STOPS = 64
 
 
@@ -60,6 +61,8 @@ def completion(body: bytes) -> TextRequest:
         )
         for prompt in prompts_of(given)
     ]
+    if len(requests) * sampling.n > MAX_ANSWERS:
+        raise Invalid(f"n: at most {MAX_ANSWERS} answers can be asked for at once.", "n")
     return TextRequest(
         text(given, "model"),
         requests,

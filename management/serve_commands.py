@@ -64,6 +64,7 @@ def serve(
         "inference_address": f"http://{host}:{port}",
         "management_address": f"http://127.0.0.1:{port + 1}",
         "metrics_address": f"http://127.0.0.1:{port + 2}",
+        "grpc_inference_port": "0",  # who wants gRPC says so with --set
         "default_workers_per_model": str(workers),
     }
     arguments = ["--ncs", "--models", f"{found.name}={found.path}"]

@@ -29,9 +29,7 @@ def url(tmp_path_factory):
         "LOG_LOCATION": str(folder / "logs"),
     }
     with (folder / "output").open("wb") as output:
-        server = subprocess.Popen(
-            [*command, "--set", "grpc_inference_port=0"], cwd=folder, env=environ, stdout=output, stderr=output
-        )
+        server = subprocess.Popen(command, cwd=folder, env=environ, stdout=output, stderr=output)
     base = f"http://127.0.0.1:{port}"
     try:
         wait(f"{base}/v1/models", server, folder / "output")

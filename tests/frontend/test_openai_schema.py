@@ -105,3 +105,19 @@ def test_usage_adds_up_over_prompts():
     made = answers.usage_of(answers.add(Usage(3, 4, 1), Usage(5, 6, 0)))
 
     assert (made["prompt_tokens"], made["completion_tokens"], made["total_tokens"]) == (8, 10, 18)
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        pytest.param({"prompt": ["x"] * 100, "n": 100}, "n", id="more answers than anybody reads"),
+        pytest.param({"suffix": "end"}, "suffix", id="a text with a gap"),
+        pytest.param({"best_of": 3, "n": 2}, "best_of", id="candidates that nobody gets"),
+        pytest.param({"prompt": [["a"]]}, "prompt", id="lists of texts"),
+    ],
+)
+def test_completions_that_can_t_be_had_are_refused(given, param):
+    with pytest.raises(schema.Invalid) as refused:
+        completion(**given)
+
+    assert refused.value.param == param

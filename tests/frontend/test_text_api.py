@@ -7,6 +7,7 @@ import pytest
 
 from flambeau.frontend import text_api
 
+from .conftest import until
 from .text_worker import CAPABILITIES, TextWorker
 
 JSON = {"Content-Type": "application/json"}
@@ -84,22 +85,43 @@ def test_errors_are_json_with_a_message(serve, method, path, sent, status):
     serve(scenario)
 
 
-def test_of_more_requests_than_rows_and_queue_hold_the_rest_is_refused_in_the_end(serve, monkeypatch):
+def test_of_sixty_long_requests_the_rows_and_the_queue_take_36(serve, monkeypatch):
     monkeypatch.setattr(text_api, "PATIENCE", (0.01, 0.02))
 
     async def scenario(plane, worker):
         async def ask():
-            return await (await plane.client()).ask("/inference/m", body(max_tokens=40), headers=JSON)
+            return await (await plane.client()).ask("/inference/m", body(max_tokens=60), headers=JSON)
 
-        answers = await asyncio.gather(*(ask() for _ in range(14)))
+        answers = await asyncio.gather(*(ask() for _ in range(60)))
 
         refused = [answer for answer in answers if answer.status == 503]
-        assert len(refused) == 14 - (8 + 3)
+        assert len(refused) == 24
         assert json.loads(refused[0].body) == {"message": "Service overloaded, try again later."}
         assert "retry-after" in refused[0].headers
-        assert worker.stats.finished == 11 and worker.stats.running == worker.stats.waiting == 0
+        assert worker.stats.finished == 36 and worker.stats.running == worker.stats.waiting == 0
 
-    serve(scenario, {"max_batch_rows": 8, "max_waiting": 1, "mock": {"steps_per_second": 200}}, job_queue_size=3)
+    serve(scenario, {"max_batch_rows": 32, "max_waiting": 1, "mock": {"steps_per_second": 100}}, job_queue_size=4)
+
+
+def test_of_a_hundred_clients_half_of_which_leave_nothing_stays_behind(serve):
+    async def scenario(plane, worker):
+        clients = [await plane.client() for _ in range(100)]
+        for client in clients:
+            client.send("/inference/m", body(max_tokens=30), headers=JSON)
+        leaving, staying = clients[::2], clients[1::2]
+        queue = plane.app.models.find("m")
+        await until(lambda: queue.outstanding == 100)
+        for client in leaving:
+            client.writer.transport.abort()
+
+        answers = await asyncio.gather(*(client.answer() for client in staying))
+
+        assert [answer.status for answer in answers] == [200] * 50
+        assert all(len(answer.body) == 30 + len("<|endoftext|>") for answer in answers)
+        await until(lambda: queue.outstanding == 0)
+        assert not queue.waiting and worker.stats.running == worker.stats.waiting == worker.stats.kv_tokens_used == 0
+
+    serve(scenario, {"max_batch_rows": 8, "mock": {"steps_per_second": 500}}, job_queue_size=100)
 
 
 def test_a_client_that_leaves_frees_its_row(serve):

@@ -75,22 +75,22 @@ def environment() -> dict[str, str]:
 @contextlib.contextmanager
 def server(model: Path, folder: Path, dtype: str):
     """The port, and the worker's process."""
-    archive = folder / "store" / "bench"
+    archive, weights = folder / "store" / "bench", folder / "model"
     (archive / "MAR-INF").mkdir(parents=True)
-    for file in ("config.json", "model.safetensors"):
-        os.symlink(model / file, archive / file)
+    shutil.copytree(model, weights, ignore=shutil.ignore_patterns("*.gguf"))
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(TOKENIZER / file, archive / file)
-    (archive / "model-config.yaml").write_text(
-        f"minWorkers: 1\nmaxWorkers: 1\nhandler:\n  dtype: {dtype}\n  threads: 1\n  prefix_cache: false\n"
-    )
+        shutil.copy(TOKENIZER / file, weights / file)
+    options = {"model_path": str(weights), "dtype": dtype, "threads": 1, "prefix_cache": False}
+    (archive / "model-config.yaml").write_text(json.dumps({"minWorkers": 1, "maxWorkers": 1, "handler": options}))
     facts = {"modelName": "bench", "modelVersion": "1.0", "handler": "text_generation", "configFile": "model-config.yaml"}
     manifest = {"createdOn": "", "runtime": "python", "model": facts, "archiverVersion": "1"}
     (archive / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
     ports = [free_port() for _ in range(3)]
     names = ("inference", "management", "metrics")
     lines = [f"{name}_address=http://127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)]
-    (folder / "config.properties").write_text("\n".join([*lines, f"model_store={folder / 'store'}", ""]))
+    (folder / "config.properties").write_text(
+        "\n".join([*lines, f"model_store={folder / 'store'}", "grpc_inference_port=0", "grpc_management_port=0", ""])
+    )
     command = [sys.executable, "-m", "flambeau.management.server", "--start", "--foreground", "--disable-token-auth"]
     command += ["--ts-config", str(folder / "config.properties"), "--models", "bench"]
     with (folder / "log").open("w") as log:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..generation import InvalidRequest, SamplingParams
-from .interface import Event, RequestKind, Sink, Stats
+from .interface import Event, RequestKind, Sink, Stats, check_ids
 
 MAX_PADDED_TOKENS = 4096  # of one batch
 
@@ -35,6 +35,7 @@ class EncoderEngine:
     ) -> int:
         if kind != "embed":
             raise InvalidRequest(f"an encoder does not {kind}")
+        check_ids(ids, self.vocab_size, "input")
         handle = next(self._handles)
         self._waiting[handle] = (priority, list(ids[: self.max_model_len]), sink)
         return handle

@@ -14,7 +14,7 @@ import torch
 
 from ..generation import FinishReason, InvalidRequest, SamplingParams
 from .grammar import Grammars
-from .interface import Event, Logprob, RequestKind, Sink, Stats
+from .interface import Event, Logprob, RequestKind, Sink, Stats, check_ids
 from .runner import Output, Runner
 from .sampling import choose, logprobs
 from .scheduler import Plan, Scheduler
@@ -133,8 +133,8 @@ class Engine:
             raise InvalidRequest("the prompt is empty", "prompt")
         if len(ids) > self.max_model_len - (kind == "generate" and params.max_tokens != 0):
             raise InvalidRequest(f"the prompt has {len(ids)} tokens, the model takes {self.max_model_len}", "prompt")
-        if any(not 0 <= token < self.vocab_size for token in (*params.logit_bias, *params.stop_token_ids)):
-            raise InvalidRequest(f"token ids are between 0 and {self.vocab_size - 1}", "logit_bias")
+        check_ids(ids, self.vocab_size, "prompt")
+        check_ids([*params.logit_bias, *params.stop_token_ids], self.vocab_size, "logit_bias")
         if params.n < 1:
             raise InvalidRequest(f"n: {params.n} is less than 1", "n")
         if params.grammar and self._grammars is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from ..generation import FinishReason, SamplingParams
+from ..generation import FinishReason, InvalidRequest, SamplingParams
 
 RequestKind = Literal["generate", "score", "embed"]
 
@@ -57,6 +57,12 @@ class Stats:
     aborted: int = 0
     preempted: int = 0
     steps: int = 0
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """InvalidRequest for tokens that the model does not have."""
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise InvalidRequest(f"token ids are between 0 and {vocab_size - 1}", param)
 
 
 class EngineLike(Protocol):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..generation import FinishReason, InvalidRequest, SamplingParams
-from .interface import Event, Logprob, RequestKind, Sink, Stats
+from .interface import Event, Logprob, RequestKind, Sink, Stats, check_ids
 from .mock_json import example
 
 Mode = Literal["digits", "echo", "hash"]
@@ -102,6 +102,7 @@ class MockEngine:
     ) -> int:
         if len(ids) >= self.max_model_len:
             raise InvalidRequest(f"the prompt has {len(ids)} tokens, the model takes {self.max_model_len}", "prompt")
+        check_ids(ids, self.vocab_size, "prompt")
         self._handles += 1
         rows = params.n if kind == "generate" else 1
         for index in range(rows):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..generation import FinishReason, InvalidRequest, SamplingParams
 from .config import ConfigError, TextModelConfig
-from .interface import Event, Logprob, RequestKind, Sink, Stats
+from .interface import Event, Logprob, RequestKind, Sink, Stats, check_ids
 
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 
@@ -70,6 +70,7 @@ class VllmEngine:
             raise InvalidRequest("this engine is not held to grammars", "response_format")
         if not 0 < len(ids) < self.max_model_len:
             raise InvalidRequest(f"the prompt has {len(ids)} tokens, the model takes {self.max_model_len}", "prompt")
+        check_ids(ids, self.vocab_size, "prompt")
         handle = next(self._handles)
         try:
             options = self._sampling(**_options(params, kind, self.max_model_len - len(ids)))

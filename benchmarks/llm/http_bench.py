@@ -32,7 +32,7 @@ TOKENIZER = ROOT / "examples" / "tiny_lm" / "model"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "flambeau-bench", help="for the models")
-    parser.add_argument("--model", default="15m")
+    parser.add_argument("--model", default="13m")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--poisson", action="store_true")
     given = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
         spent = cpu(worker) - before
     tokens = sum(request.tokens for request in wanted)
     if [len(each) for each in times] != [request.tokens for request in wanted]:
-        raise SystemExit("tokens are missing")
+        raise SystemExit(f"tokens are missing: {[len(each) for each in times]}")
     result = summary(times, [request.arrival for request in wanted])
     print(
         f"over HTTP: {tokens / spent:.0f} tokens per CPU second of the worker, {result['rate']:.0f} per second on the clock"
@@ -145,20 +145,24 @@ async def clients(port: int, wanted) -> list[list[float]]:
             "temperature": 0,
             "ignore_eos": True,
             "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "stream_options": {"include_usage": True},
         }
         raw = json.dumps(body).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
         writer.write(head.encode() + raw)
         times: list[float] = []
+        status = await reader.readline()
+        if b" 200 " not in status:
+            raise SystemExit(status.decode() + (await reader.read(2000)).decode())
         async for line in reader:
             if line.startswith(b"data: [DONE]"):
                 break
             if line.startswith(b"data: "):
-                usage = json.loads(line[6:]).get("usage") or {}
-                new = usage.get("completion_tokens", len(times)) - len(times)
-                times += [time.monotonic() - begin] * new
+                if usage := json.loads(line[6:]).get("usage"):  # the last one; half characters came with whole ones
+                    times = (times + times[-1:] * usage["completion_tokens"])[: usage["completion_tokens"]]
+                else:
+                    times.append(time.monotonic() - begin)
         writer.close()
         return times
 

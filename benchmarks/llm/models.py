@@ -12,6 +12,15 @@ SHAPES = {
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
     },
+    "13m": {  # as large as the tokenizer of examples/tiny_lm, for the way over HTTP
+        "vocab_size": 4096,
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+    },
     "125m": {
         "vocab_size": 32000,
         "hidden_size": 768,

@@ -19,7 +19,7 @@ class Wanted:
 
 def requests(model: str, vocabulary: int, workload: str) -> list[Wanted]:
     chance = random.Random(7)
-    longest_prompt, longest_answer = (256, 256) if model == "15m" else (128, 96)
+    longest_prompt, longest_answer = (128, 96) if model == "125m" else (256, 256)
     made, clock = [], 0.0
     for _ in range(COUNT):
         prompt = [chance.randrange(3, vocabulary) for _ in range(chance.randint(32, longest_prompt))]

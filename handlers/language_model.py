@@ -133,6 +133,8 @@ class LanguageModel:
     ) -> None:
         """Start a job whose events go to `emit`; `finish` is called after the last one."""
         watch = self.metrics.watch(request)
+        if self.config.truncate_prompt:
+            wanted = msgspec.structs.replace(wanted, truncate_prompt=True)
 
         def observed(event: GenerationEvent) -> None:
             watch.saw(event)

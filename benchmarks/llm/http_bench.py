@@ -149,7 +149,8 @@ async def clients(port: int, wanted) -> list[list[float]]:
         }
         raw = json.dumps(body).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(raw)}\r\n"
+        head += "content-type: application/json\r\n\r\n"
         writer.write(head.encode() + raw)
         times: list[float] = []
         status = await reader.readline()

@@ -102,6 +102,13 @@ def test_a_prompt_beyond_the_context_is_refused_and_named(tmp_path):
     assert reply.status == 400 and reply.error == "InvalidRequest" and b"40" in reply.body and b"16" in reply.body
 
 
+def test_a_prompt_beyond_the_context_loses_its_beginning_where_the_model_says_so(tmp_path):
+    mock = {"mode": "echo", "steps_per_second": 0}
+    model = start(TextGeneration, tmp_path, engine="mock", mock=mock, max_model_len=16, truncate_prompt=True)
+
+    assert text(run(model, generate(model, "x" * 40 + "0123456789", max_tokens=6))) == "012345"
+
+
 def test_helm_gives_choices_and_the_time(model):
     reply = run(model, helm(model, max_tokens=24, temperature=0))
 

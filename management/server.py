@@ -48,6 +48,7 @@ from .workflows import Workflows
 if TYPE_CHECKING:
     from .autoscaler.loop import Autoscaler
     from .cell.service import CellService
+    from .cluster.service import ClusterService
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Server:
         self._data_plane: list[Kept] = []
         self._listeners: list[Listener] = []
         self._cell: CellService | None = None
+        self._cluster: ClusterService | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -133,6 +135,12 @@ class Server:
                 options, self.control, self._runtime.path, self._plan.state_folder, self._plan.model_store
             )
             await self._cell.start()
+            if settings.cluster:
+                from .cluster.service import ClusterService
+                from .cluster.settings import cluster_task
+
+                self._cluster = ClusterService(cluster_task(settings, options, self._plan), self._environment())
+                self._cluster.start()
 
     def _start_data_plane(self) -> None:
         around = (self._children, self._runtime.path, self._environment())
@@ -168,6 +176,8 @@ class Server:
         if not self._standing:
             return  # it refused before it had started anything
         logger.info("Stopping")
+        if self._cluster:
+            await self._cluster.stop()
         if self._cell:
             await self._cell.stop()
         self.control.draining = True

@@ -70,6 +70,7 @@ class Settings:
     cell_chip: str = _is("cpu", "accelerator of this machine, as the assigner counts its memory")
     cell_topology: str = _is("1", "how many of them: 1, 4, 2x2")
     cell_tags: str | None = _is(None, "what models may ask for by `constraints`, comma-separated")
+    cluster: str | None = _is(None, "machines that join by themselves: `auto` or an address of Ray's; local:N to try it")
     cell_prune_seconds: float = _is(10.0, "a machine that is silent for so long is dead", minimum=1)
     # -- models
     model_store: str | None = _is(None, "folder of model archives that may be registered by name", section="Models")

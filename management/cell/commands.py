@@ -94,7 +94,7 @@ def model_server(
         "cell_chip": platform_chip,
         "cell_topology": platform_topology,
         "cell_tags": tags,
-        "model_store": model_store or str(folder),
+        "model_store": str(Path(model_store or folder).absolute()),
     }
     ports = free_ports(3)
     for name, free in zip(("inference", "management", "metrics"), ports, strict=True):
@@ -103,6 +103,7 @@ def model_server(
     arguments = [item for key, value in settings.items() for item in ("--set", f"{key}={value}")]
     environment = os.environ | {"LOG_LOCATION": str(folder / "logs"), "TMPDIR": str(_short(folder / "tmp"))}
     argv = [sys.executable, "-m", "flambeau.management.server", "org.pytorch.serve.ModelServer", "--foreground", *arguments]
+    os.chdir(folder)  # a config.properties of the present folder is another server's
     os.execve(sys.executable, argv, environment)
 
 

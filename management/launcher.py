@@ -61,6 +61,25 @@ def running() -> Running | None:
     return facts if facts.pid == pid else None
 
 
+def announce(facts: Running, *, detached: bool) -> None:
+    """A server is up: told to the commands on this machine and, when it was started detached, to its starter."""
+    facts_file().write_text(json.dumps(vars(facts)))
+    pid_file().write_text(str(facts.pid))
+    if detached:
+        print(READY, flush=True)
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        os.close(nothing)
+
+
+def withdraw() -> None:
+    """This process serves no more; the files stay when another server has taken its place."""
+    if facts_file().exists() and json.loads(facts_file().read_text()).get("pid") == os.getpid():
+        facts_file().unlink(missing_ok=True)
+        pid_file().unlink(missing_ok=True)
+
+
 def command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "flambeau.management.server", ARGV_MARK, *arguments]
 

@@ -21,6 +21,7 @@ from .options import FrontendOptions
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 2.0  # after a refusal: what the client still sends is read and dropped, lest a reset destroys our answer
+NOTED = {b"host", b"content-length", b"origin", b"authorization", b"transfer-encoding", b"expect"}
 PIPELINE = 16  # requests a client may send ahead
 
 
@@ -148,7 +149,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value))
         self._header_bytes += len(name) + len(value)
-        match name.lower():
+        known = name.lower()
+        if known not in NOTED:
+            return
+        match known:
             case b"host":
                 if self._host is not None:
                     self._stop(BadRequest("Invalid HTTP message: two Host headers"))

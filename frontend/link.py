@@ -182,7 +182,7 @@ class Link(asyncio.Protocol):
             payload = frame.payload
             end = 4 + LENGTH.unpack_from(payload)[0]
             head = _decode_head(payload[4:end])
-            if head.handler_seconds:
+            if head.handler_seconds and (self.credit < MAX_AHEAD or head.handler_seconds > 2 * self._pace):
                 self._learn(head.handler_seconds)
             if not call.cancelled:
                 call.answered(head, payload[end:])

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import ctypes
 import functools
+import gc
 import logging
 import os
 import signal
@@ -92,6 +93,7 @@ class HttpProcess(Worker):  # type: ignore[misc]
         runtime, options = master.runtime, master.options
         logging.getLogger("flambeau").handlers = self.log.error_log.handlers
         app = App(runtime, options)
+        gc.freeze()  # what is there now stays: collections need not look at it
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -22,7 +22,6 @@ answer can never reach another caller. Not for: what the bodies mean.
 """
 
 import struct
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -174,18 +173,31 @@ class Reader:
         self._buffer = bytearray()
         self._max = max_frame_bytes
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
-        """Yields each frame that `data` completes; ProtocolError for an impossible length."""
-        self._buffer += data
-        buffer, start = self._buffer, 0
-        while len(buffer) - start >= FRAME.size:
-            length, kind, id = FRAME.unpack_from(buffer, start)
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """The frames that `data` completes; ProtocolError for an impossible length."""
+        if self._buffer:
+            self._buffer += data
+            if not self._has_frame():  # spares copying a large frame for every piece of it
+                return []
+            data, self._buffer = self._buffer, bytearray()
+        data = bytes(data)
+        frames, start, end, whole = [], 0, len(data), memoryview(data)
+        while end - start >= FRAME.size:
+            length, kind, id = FRAME.unpack_from(data, start)
             if not 4 <= length <= self._max:
                 raise ProtocolError(f"a frame of {length} bytes")
-            end = start + FRAME.size + length
-            if len(buffer) < end:
+            stop = start + FRAME.size + length
+            if stop > end:
                 break
-            yield Frame(kind, id, memoryview(bytes(memoryview(buffer)[start + FRAME.size : end])))
-            start = end
-        if start:
-            del buffer[:start]
+            frames.append(Frame(kind, id, whole[start + FRAME.size : stop]))
+            start = stop
+        if start < end:
+            self._buffer += whole[start:]
+        return frames
+
+    def _has_frame(self) -> bool:
+        """Whether the first frame is whole, or can't be one."""
+        if len(self._buffer) < FRAME.size:
+            return False
+        (length,) = LENGTH.unpack_from(self._buffer)
+        return bool(length > self._max or len(self._buffer) >= FRAME.size + length)

@@ -16,6 +16,13 @@ def test_frames_survive_any_cut_of_the_stream(size):
     assert bytes(frames[0].body) == b"hello"
 
 
-def test_an_impossible_length_ends_the_link():
+@pytest.mark.parametrize("size", [1, 1000])
+def test_an_impossible_length_ends_the_link(size):
+    reader = Reader(max_frame_bytes=50)
+    stream = FRAME.pack(99, Kind.REQUEST, 1)
+    *whole, last = [stream[at : at + size] for at in range(0, len(stream), size)]
+    for piece in whole:
+        assert reader.feed(piece) == []
+
     with pytest.raises(ProtocolError, match="99 bytes"):
-        list(Reader(max_frame_bytes=50).feed(FRAME.pack(99, Kind.REQUEST, 1)))
+        reader.feed(last)

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test test-clients check format lint types layers bench bench-llm bench-optimizer demo-autoscaler clean
+.PHONY: demo test test-ray test-clients check format lint types layers bench bench-llm bench-optimizer demo-autoscaler clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,11 @@ demo: $(VENV)/.installed  ## the main job on real models: install, start, archiv
 
 test: $(VENV)/.installed  ## install and run the tests
 	@$(BIN)/python -m pytest
+
+test-ray: $(VENV)/.installed  ## a cell on Ray's local cluster: a machine, then Ray's head is killed under load (installs Ray)
+	@$(BIN)/python -m pip install -q -e '.[ray]'
+	@RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$$($(BIN)/python -c 'import secrets; print(secrets.token_hex(32))') \
+		$(BIN)/python -m pytest -s --timeout=300 tests/management/cluster/ray_cluster.py
 
 # langchain, litellm and lm-eval bring hundreds of packages, so they have an environment of their own and are outside CI.
 CLIENTS ?= .clients

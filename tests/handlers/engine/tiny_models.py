@@ -15,7 +15,7 @@ CONFIGS = {
     ),
     "qwen2": Qwen2Config(**GROUPED),
     "qwen3": Qwen3Config(**GROUPED, head_dim=16),
-    "mistral": MistralConfig(**GROUPED, sliding_window=None),
+    "mistral": MistralConfig(**{**GROUPED, "hidden_size": 96, "num_attention_heads": 6}, sliding_window=None),
     "mistral-window": MistralConfig(**GROUPED, sliding_window=8),
     "gpt2": GPT2Config(vocab_size=200, n_embd=64, n_layer=2, n_head=4, n_positions=512),
 }

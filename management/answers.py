@@ -19,6 +19,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.ModelConflict: (409, "ConflictStatusException"),
     errors.DefaultVersionInUse: (403, "InvalidModelVersionException"),
     errors.WorkersFailed: (500, "InternalServerException"),
+    errors.StorageFailed: (507, "InsufficientStorageException"),
     errors.NoWorker: (503, "ServiceUnavailableException"),
     errors.NotAllowed: (405, "MethodNotAllowedException"),
     errors.Forbidden: (403, "ForbiddenException"),

@@ -18,7 +18,7 @@ from ..archiver.errors import ArchiveError, InvalidModel
 from ..archiver.fetch import Fetched, fetch, remove_download
 from ..archiver.unpack import Limits, ModelArchive, open_archive
 from .dependencies import install
-from .errors import BadRequest, ManagementError, WorkersFailed
+from .errors import BadRequest, ManagementError, StorageFailed, WorkersFailed
 from .pool import Pool, Surroundings
 from .registry import Registry, VersionRecord, WorkflowRecord
 from .routing import ModelRoute, RouteWriter, Table, WorkflowNode, WorkflowRoute
@@ -71,9 +71,11 @@ class ControlPlane:
                 pool = self.pools[record.name, record.version] = Pool(record, archive, self._around, python)
                 self.publish()
                 started = pool.add(record.min_workers)
-        except (ManagementError, ArchiveError):
+        except (ManagementError, ArchiveError, OSError) as error:
             if not self._in_use(fetched.path):
                 remove_download(fetched)
+            if isinstance(error, OSError):
+                raise StorageFailed(f"The archive could not be unpacked: {error.strerror}") from error
             raise
         logger.info("Model %s version %s is registered from %s", record.name, record.version, asked.url)
         if wait and (cause := await first_failure(started)):

@@ -17,6 +17,10 @@ class StateError(ManagementError):
     """The state file and its last good copy are both unreadable."""
 
 
+class StorageFailed(ManagementError):
+    """The disk is full or failing: nothing was changed."""
+
+
 class BadRequest(ManagementError):
     """A parameter is missing or makes no sense."""
 

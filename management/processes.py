@@ -296,6 +296,14 @@ def describe_end(code: int) -> str:
     return f"exited with code {code}"
 
 
+SECRETS = r"FLAMBEAU_(INFERENCE|MANAGEMENT|API)_KEY|JWT_SECRET"  # no handler has any business with them
+
+
+def worker_environment(environ: Mapping[str, str], hidden: str | None) -> dict[str, str]:
+    """For code that is not ours: without the server's keys, and without what the operator hides."""
+    return child_environment(environ, f"{SECRETS}|{hidden}" if hidden else SECRETS)
+
+
 def child_environment(environ: Mapping[str, str], hidden: str | None = None, **more: str) -> dict[str, str]:
     """Ours for a child, less what `hidden` matches, and with an import path that finds this package from any folder."""
     kept = {k: v for k, v in environ.items() if not (hidden and re.fullmatch(hidden, k))}

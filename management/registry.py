@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from . import faults
-from .errors import DefaultVersionInUse, ModelConflict, ModelNotFound, StateError, VersionNotFound
+from .errors import DefaultVersionInUse, ModelConflict, ModelNotFound, StateError, StorageFailed, VersionNotFound
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,10 @@ class Registry:
     def _keep(self, state: State) -> None:
         state = msgspec.structs.replace(state, sequence=self._state.sequence + 1)
         if self._path:
-            replace_durably(self._path, msgspec.json.format(msgspec.json.encode(state)))
+            try:
+                replace_durably(self._path, msgspec.json.format(msgspec.json.encode(state)))
+            except OSError as error:
+                raise StorageFailed(f"The state could not be written: {error.strerror}") from error
         self._state = state
 
 

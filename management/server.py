@@ -26,7 +26,7 @@ from .logs import open_logs
 from .measuring import Measuring
 from .metrics import all_families, exposition, waiting_requests
 from .pool import Surroundings
-from .processes import Children, child_environment
+from .processes import Children, child_environment, worker_environment
 from .registry import Registry
 from .routing import RouteWriter
 from .runtime import RuntimeFolder
@@ -143,11 +143,11 @@ class Server:
                 from .cluster.service import ClusterService
                 from .cluster.settings import cluster_task
 
-                self._cluster = ClusterService(cluster_task(settings, options, self._plan), self._environment())
+                self._cluster = ClusterService(cluster_task(settings, options, self._plan), child_environment(os.environ))
                 self._cluster.start()
 
     def _start_data_plane(self) -> None:
-        around = (self._children, self._runtime.path, self._environment())
+        around = (self._children, self._runtime.path, child_environment(os.environ))
         grpc = grpc_process(self._settings, *around)
         self._data_plane = [http_master(*around), *([grpc] if grpc else [])]
 
@@ -205,7 +205,7 @@ class Server:
             settings=settings,
             children=self._children,
             sockets=str(path / "workers"),
-            environment=self._environment(settings.blacklist_env_vars),
+            environment=worker_environment(os.environ, settings.blacklist_env_vars),
             next_worker_id=lambda: str(next(ids)),
             take_gpus=GpuRoundRobin(gpus).take,
             changed=lambda: self.control.publish(),
@@ -230,9 +230,6 @@ class Server:
             self.control,
             lambda: exposition(all_families(self.measuring.metrics, numbers)),
         )
-
-    def _environment(self, hidden: str | None = None) -> dict[str, str]:
-        return child_environment(os.environ, hidden)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

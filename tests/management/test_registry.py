@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -6,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.management.errors import DefaultVersionInUse, ModelConflict, ModelNotFound, StateError, VersionNotFound
+from flambeau.management.errors import (
+    DefaultVersionInUse,
+    ModelConflict,
+    ModelNotFound,
+    StateError,
+    StorageFailed,
+    VersionNotFound,
+)
 from flambeau.management.registry import Registry, VersionRecord
 
 
@@ -57,6 +65,22 @@ def test_a_damaged_file_gives_way_to_the_last_good_copy(tmp_path):
     registry.add(record("2.0"))
     (tmp_path / "state.json").write_bytes(b'{"models": {')
 
+    assert set(Registry(tmp_path / "state.json").versions("m")) == {"1.0"}
+
+
+def test_a_full_disk_costs_the_change_and_nothing_else(tmp_path, monkeypatch):
+    registry = Registry(tmp_path / "state.json")
+    registry.add(record("1.0"))
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFailed, match="No space left on device"):
+        registry.add(record("2.0"))
+
+    monkeypatch.undo()
+    assert set(registry.versions("m")) == {"1.0"}
     assert set(Registry(tmp_path / "state.json").versions("m")) == {"1.0"}
 
 

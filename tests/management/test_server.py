@@ -177,6 +177,18 @@ def test_metrics_have_the_old_form_and_can_be_filtered(live_server):
     assert {line.split("{")[0] for line in only.splitlines() if line[0] != "#"} == {"ts_inference_requests_total"}
 
 
+def test_handlers_see_neither_the_servers_keys_nor_what_the_operator_hides(live_server):
+    server = live_server(start=False, blacklist_env_vars="MY_.*")
+    server.archive("env", "import json, os\ndef handle(data, context):\n    return [json.dumps(dict(os.environ))]\n")
+    server.start(FLAMBEAU_API_KEY="k" * 40, JWT_SECRET="s" * 40, MY_PASSWORD="p", OURS="seen")
+
+    server.client.register("env", initial_workers=1)
+    seen = json.loads(server.client.predict("env", b""))
+
+    assert seen["OURS"] == "seen"
+    assert not {"FLAMBEAU_API_KEY", "JWT_SECRET", "MY_PASSWORD"} & seen.keys()
+
+
 @pytest.mark.parametrize("module", ["flambeau.management.server", "flambeau.frontend.server"])
 def test_a_server_process_imports_nothing_heavy(module):
     heavy = {"torch", "numpy", "scipy", "transformers", "ray", "grpc", "cryptography", "pkg_resources"}

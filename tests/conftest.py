@@ -17,6 +17,7 @@ import flambeau
 from flambeau.archiver.manifest import Manifest
 from flambeau.client import Client
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: as the server does for its workers
 HOME = str(Path(flambeau.__file__).resolve().parent.parent)
 ECHO = "def handle(data, context):\n    return None if data is None else [row.get('body', b'') for row in data]\n"
 START_SECONDS = 60

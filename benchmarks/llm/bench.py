@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=ROOT / "benchmarks" / ".peers", help="environments of the peers")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cases", default=CASES)
+    parser.add_argument("--workloads", default="AB", help="of 15m-float32")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "RESULTS-llm.md")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -48,13 +49,13 @@ def main() -> None:
     for case in given.cases.split(","):
         model, dtype = case.split("-")
         make_model(model, given.folder)
-        for workload in "AB" if case == "15m-float32" else "A":
+        for workload in given.workloads if case == "15m-float32" else "A":
             found = measure(model, dtype, workload, given)
             sections.append(table(f"{model} {dtype}, workload {workload}", found))
             print(sections[-1], flush=True)
             if workload == "A":
                 gates += judge(f"{model} {dtype}", dtype, found)
-    given.results.write_text("\n".join([header(), *sections, "## Gates\n", *gates, ""]))
+            given.results.write_text("\n".join([header(), *sections, "## Gates\n", *gates, ""]))
     print("\n".join(gates))
 
 

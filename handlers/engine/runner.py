@@ -5,7 +5,7 @@ found out while loading (`self_check`), and then `SequentialRunner` runs it.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -93,8 +93,13 @@ class HfRunner:
         config = model.config.get_text_config()
         self.model, self.max_model_len, self.vocab_size = model, max_model_len, config.vocab_size
         self.device, self.dtype = model.get_input_embeddings().weight.device, model.dtype
-        self.cache = KvCache(kv_shape(config), slots, max_model_len, model.dtype, self.device)
-        self.attention = Attention(self.cache)
+        self._layers: dict[int, tuple[Attention, int]] = {}  # a layer's attention, and its number on that device
+        self._attentions: list[Attention] = []
+        for device, layers in _by_device(kv_shape(config), devices_of_layers(model), self.device).items():
+            shape = replace(kv_shape(config), layers=len(layers))
+            attention = Attention(KvCache(shape, slots, max_model_len, model.dtype, device))
+            self._attentions.append(attention)
+            self._layers |= {layer: (attention, number) for number, layer in enumerate(layers)}
         self._calls = 0
         name = f"flambeau_{next(NUMBERS)}"
         AttentionInterface.register(name, self._attend)
@@ -104,7 +109,8 @@ class HfRunner:
 
     def run(self, plan: Plan, rows: list[int], hidden: bool) -> Output:
         ids, positions = flat(plan)
-        prepare(self.attention, plan)
+        for attention in self._attentions:
+            prepare(attention, plan)
         kept: list[torch.Tensor] = []
         hook = self.model.base_model.register_forward_hook(lambda _, __, out: kept.append(out[0])) if hidden else None
         self._calls = 0
@@ -113,17 +119,18 @@ class HfRunner:
                 input_ids=torch.tensor([ids], device=self.device),
                 position_ids=torch.tensor([positions], device=self.device),
                 use_cache=False,
-                logits_to_keep=torch.tensor(rows, device=self.device),
+                logits_to_keep=torch.tensor(rows),  # on the CPU: the last layer may be on any device
             )
         finally:
             if hook is not None:
                 hook.remove()
-        if self._calls != self.cache.shape.layers:
-            raise Unsupported(f"{self._calls} of {self.cache.shape.layers} layers asked for attention", untouched=False)
+        if self._calls != len(self._layers):
+            raise Unsupported(f"{self._calls} of {len(self._layers)} layers asked for attention", untouched=False)
         return Output(out.logits[0], kept[0][0] if kept else None)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        self.cache.copy_prefix(source, target, length)
+        for attention in self._attentions:
+            attention.cache.copy_prefix(source, target, length)
 
     def _attend(
         self,
@@ -141,7 +148,25 @@ class HfRunner:
         self._calls += 1
         q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
         scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-        return self.attention(module.layer_idx, q, k, v, scale)[None], None
+        attention, number = self._layers[module.layer_idx]
+        return attention(number, q, k, v, scale)[None], None
+
+
+def devices_of_layers(model: Any) -> dict[int, torch.device]:
+    """Where a spread model's layers are, by their number."""
+    found: dict[int, torch.device] = {}
+    for module in model.modules():
+        number, weight = getattr(module, "layer_idx", None), next(module.parameters(), None)
+        if isinstance(number, int) and weight is not None:
+            found[number] = weight.device
+    return found
+
+
+def _by_device(shape: KvShape, devices: dict[int, torch.device], otherwise: torch.device) -> dict[torch.device, list[int]]:
+    layers: dict[torch.device, list[int]] = {}
+    for number in range(shape.layers):
+        layers.setdefault(devices.get(number, otherwise), []).append(number)
+    return layers
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 import tiny_models
 import torch
 
+from flambeau.handlers.engine import runner as runner_module
 from flambeau.handlers.engine.engine import Engine, Limits
 from flambeau.handlers.engine.fused import FusedRunner
 from flambeau.handlers.engine.runner import HfRunner
@@ -87,6 +88,20 @@ def test_greedy_text_is_what_generate_gives(name, runner):
 
     assert [answer.tokens() for answer in answers] == generated(name)
     assert_nothing_is_left(engine)
+
+
+def test_a_model_that_is_spread_over_devices_keeps_keys_and_values_beside_each_layer(monkeypatch):
+    # Two names of the same device: what is made for one is not found under the other.
+    monkeypatch.setattr(
+        runner_module, "devices_of_layers", lambda model: {0: torch.device("cpu"), 1: torch.device("cpu:0")}
+    )
+    engine = make("llama", "hf")
+
+    answers = [ask(engine, ids, max_tokens=tokens) for ids, tokens in requests(14)]
+    run(engine)
+
+    assert [attention.cache.shape.layers for attention in engine.runner._attentions] == [1, 1]
+    assert [answer.tokens() for answer in answers] == generated("llama")
 
 
 @cache

@@ -136,16 +136,12 @@ class LanguageModel:
         if self.config.truncate_prompt:
             wanted = msgspec.structs.replace(wanted, truncate_prompt=True)
 
-        def observed(event: GenerationEvent) -> None:
-            watch.saw(event)
-            emit(event)
-
         def done() -> None:
             self._jobs.pop(request.id, None)
             watch.done()
             finish()
 
-        self._jobs[request.id] = Generation(self.engine, self.tokenizer, wanted, observed, done)
+        self._jobs[request.id] = Generation(self.engine, self.tokenizer, wanted, emit, done, watch.saw)
 
     def score(self, request: Request, reply: Reply) -> None:
         self.run_scoring(request, reply, _decode(request, ScoreRequest), lambda answer: _respond(reply, answer))

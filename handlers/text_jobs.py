@@ -57,10 +57,18 @@ class Generation:
     """The job of a GenerationRequest."""
 
     def __init__(
-        self, engine: EngineLike, tokenizer: Tokenizer, request: GenerationRequest, emit: Emit, done: Callable[[], None]
+        self,
+        engine: EngineLike,
+        tokenizer: Tokenizer,
+        request: GenerationRequest,
+        emit: Emit,
+        done: Callable[[], None],
+        saw: Callable[[int], None],
     ) -> None:
+        """`saw` is told how many tokens each step gave, also when nobody wants them one by one."""
         self.ids = self._fit(prompt_ids(tokenizer, request), engine.max_model_len, request)
-        self._engine, self._tokenizer, self._request, self._emit, self._done = engine, tokenizer, request, emit, done
+        self._engine, self._tokenizer, self._request = engine, tokenizer, request
+        self._emit, self._done, self._saw = emit, done, saw
         params = request.sampling
         self._choices = [Choice(self._stream(params)) for _ in range(params.n)]
         self._cached = 0
@@ -96,6 +104,8 @@ class Generation:
         if choice.done:
             return
         choice.tokens += len(event.token_ids)
+        if event.token_ids:
+            self._saw(len(event.token_ids))
         self._cached = max(self._cached, event.cached_tokens)
         piece = choice.stream.push(event.token_ids, event.logprobs)
         finish, reason = event.finish, event.stop_reason

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from .base import Request
 from .engine.interface import EngineLike, Stats
-from .generation import GenerationEvent
 from .metrics import Metrics, MetricTypes
 
 EVERY_SECONDS = 1.0
@@ -57,14 +56,15 @@ class Watch:
     def __init__(self, metrics: TextMetrics, arrived: float, clock: Callable[[], float]) -> None:
         self._metrics, self._arrived, self._clock = metrics, arrived, clock
         self._first: float | None = None
-        self._more = 0  # tokens after the first event
+        self._more = 0  # tokens after the first step
 
-    def saw(self, event: GenerationEvent) -> None:
+    def saw(self, tokens: int) -> None:
+        """A step gave the request so many."""
         if self._first is None:
             self._first = self._clock()
             self._metrics.observe("LlmTimeToFirstToken", self._first - self._arrived)
         else:
-            self._more += len(event.token_ids)
+            self._more += tokens
 
     def done(self) -> None:
         now = self._clock()

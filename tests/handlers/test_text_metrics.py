@@ -2,7 +2,7 @@ from text_fakes import run, send, start
 
 from flambeau.handlers.base import Request
 from flambeau.handlers.engine.interface import Stats
-from flambeau.handlers.generation import GenerationEvent, GenerationRequest, SamplingParams
+from flambeau.handlers.generation import GenerationRequest, SamplingParams
 from flambeau.handlers.metrics import Metrics
 from flambeau.handlers.protocol import RequestHead
 from flambeau.handlers.text_generation import TextGeneration
@@ -21,8 +21,8 @@ def test_what_an_engine_tells_is_taken_by_the_workers_store():
     watch = metrics.watch(Request(1, RequestHead("generate", "1", []), memoryview(b""), 0.0))
 
     metrics.look(busy=True)
-    watch.saw(GenerationEvent(token_ids=[1]))
-    watch.saw(GenerationEvent(token_ids=[2]))
+    watch.saw(1)
+    watch.saw(1)
     watch.done()
 
     kinds = {metric.name: metric.kind for metric in store.pending}

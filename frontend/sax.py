@@ -27,8 +27,11 @@ from .web import Request, Route
 
 DEADLINE_SECONDS = 30.0
 CONTROL_SECONDS = 15.0
+ACL_SECONDS = 2.0  # a changed ACL is obeyed after so long at most
+MAX_REMEMBERED = 1000
 OVERLOAD_WAITS = (0.05, 0.1, 0.2)  # a full queue is tried again so often before it is told
 METHOD_HEADER = b"x-sax-method"
+KEYLESS = ("/", "/healthz", "/cell/")  # messages between members are signed
 IMAGE_METHODS = ("vm.classify", "vm.embed", "vm.generate", "custom")
 
 
@@ -37,6 +40,7 @@ class Sax:
         self._models = models
         self._cell = names.parse_cell(options.sax_cell)
         self._control = control
+        self._known_acls: dict[str, tuple[float, dict[str, str]]] = {}
         self._role = "inference" if options.token_authorization else None  # what a caller who passed the gate is
 
     # what the cell does
@@ -224,8 +228,19 @@ class Sax:
         model = sax_inputs.declared(queue.route.model_yaml, queue.route.capabilities)
         if method not in model.methods:
             raise invalid(f"{full} does not support {method}")
-        acl.check_method(full, method, dict(model.acls), self._role)
+        if self._role is not None:
+            acl.check_method(full, method, await self._acls(full), self._role)
         return queue, model
+
+    async def _acls(self, full: str) -> dict[str, str]:
+        """The model's, as the cell knew them a moment ago at most."""
+        now = asyncio.get_running_loop().time()
+        known = self._known_acls.get(full)
+        if known is None or known[0] < now:
+            if len(self._known_acls) > MAX_REMEMBERED:
+                self._known_acls.clear()
+            known = self._known_acls[full] = (now + ACL_SECONDS, (await self._ask("status", {"model": full}))["acls"])
+        return known[1]
 
     async def _elsewhere(self, full: str, path: str, given: dict[str, Any]) -> Any:
         status = await self._ask("status", {"model": full})
@@ -309,4 +324,7 @@ def routes(models: Models, options: FrontendOptions, control: Path) -> list[Rout
         ("GET", "/server/", sax.page),
         ("POST", "/cell/", sax.relay),
     ]
-    return [Route(method, path, guarded(handler), listener="sax") for method, path, handler in table]
+    return [
+        Route(method, path, guarded(handler), listener="sax", needs_key=path not in KEYLESS)
+        for method, path, handler in table
+    ]

@@ -35,7 +35,6 @@ class Declared:
     top_k: int = 0  # the largest that may be asked for; 0: any
     max_steps: int = MAX_STEPS
     include_prefix: bool = False
-    acls: Mapping[str, str] = field(default_factory=dict)
 
 
 def declared(model_yaml: Mapping[str, Any], capabilities: list[str]) -> Declared:
@@ -51,7 +50,6 @@ def declared(model_yaml: Mapping[str, Any], capabilities: list[str]) -> Declared
         top_k=int(section.get("top_k", 0)),
         max_steps=int(section.get("max_steps", MAX_STEPS)),
         include_prefix=bool(section.get("include_prefix", False)),
-        acls=section.get("acls", {}),
     )
 
 

@@ -7,6 +7,7 @@ machines and all clients together load them evenly. Retries wait a little longer
 import hashlib
 import itertools
 import json
+import os
 import random
 import time
 from bisect import bisect
@@ -19,6 +20,7 @@ from ..management.cell.errors import SaxError, from_answer, not_found
 from ..management.cell.root import CellRoot, required_root
 
 TIMEOUT_SECONDS = 60.0
+TOKEN = "SAX_TOKEN"  # an inference token, where servers ask for one
 POINTS = 8  # of each machine on the ring
 SEEDS = 37  # machines a client talks to, at most
 LOOK_SECONDS = 1.0  # addresses are taken to be right for so long
@@ -134,7 +136,7 @@ def call(machines: Machines, path: str, payload: dict[str, Any], timeout: float,
     deadline = Deadline(timeout)
     while True:
         try:
-            return wire.ask_now(machines.pick(deadline), path, payload, None, deadline.left)
+            return wire.ask_now(machines.pick(deadline), path, payload, None, deadline.left, os.environ.get(TOKEN))
         except Final as final:
             raise final.error from None
         except SaxError as error:
@@ -166,7 +168,9 @@ def stream(machines: Machines, path: str, payload: dict[str, Any], timeout: floa
 def _events(address: str, path: str, payload: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
     connection = HTTPConnection(address, timeout=timeout)
     try:
-        connection.request("POST", path, json.dumps(payload).encode(), {"content-type": "application/json"})
+        token = os.environ.get(TOKEN)
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+        connection.request("POST", path, json.dumps(payload).encode(), headers)
         answer = connection.getresponse()
         if answer.status >= 400:
             raise from_answer(answer.status, json.loads(answer.read() or b"null"))

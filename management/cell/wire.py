@@ -138,13 +138,14 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], by
     return status, headers, content
 
 
-def ask_now(address: str, path: str, payload: object, key: bytes | None, timeout: float) -> Any:
+def ask_now(address: str, path: str, payload: object, key: bytes | None, timeout: float, token: str | None = None) -> Any:
     """The same for programs that have no event loop."""
     body = json.dumps(payload).encode()
     connection = http.client.HTTPConnection(address, timeout=timeout)
     header, nonce = sign_request(key, path, body, time.time()) if key else ("", "")
     try:
-        connection.request("POST", path, body, {"content-type": "application/json"} | ({HEADER: header} if key else {}))
+        headers = {"content-type": "application/json"} | ({HEADER: header} if key else {})
+        connection.request("POST", path, body, headers | ({"authorization": f"Bearer {token}"} if token else {}))
         answer = connection.getresponse()
         content = answer.read(MAX_BODY)
     except TimeoutError:

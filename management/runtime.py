@@ -40,6 +40,16 @@ class RuntimeFolder:
         os.close(self._lock)
 
 
+def own_state(path: Path) -> int:
+    """Keeps other servers from this state file as long as we live; two would overwrite each other's models."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not _locked(lock):
+        os.close(lock)
+        raise StartError(f"{path} is the state of a server that runs; give this one its own by state_file=…, or say --ncs")
+    return lock
+
+
 def _sweep(base: Path) -> None:
     """Folders of ours whose server is gone: the lock went with it."""
     for folder in base.glob(f"{PREFIX}*"):

@@ -29,7 +29,7 @@ from .pool import Surroundings
 from .processes import Children, child_environment, worker_environment
 from .registry import Registry
 from .routing import RouteWriter
-from .runtime import RuntimeFolder
+from .runtime import RuntimeFolder, own_state
 from .settings import Loaded
 from .snapshots import Snapshots
 from .startup import Plan, arrange, first_models, greeting, parser
@@ -77,6 +77,7 @@ class Server:
         sockets.require_free(inference)
         self._access = guard.decide(settings, os.environ)
         control_sockets = open_sockets(settings)
+        self._state_lock = own_state(plan.state_file) if plan.state_file else None
         self._runtime = RuntimeFolder(Path(settings.runtime_dir) if settings.runtime_dir else None)
         self.logs = open_logs(plan.logs, plan.metrics_logs, debug=settings.debug, console=plan.console)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -131,6 +131,18 @@ def test_a_taken_port_is_refused_with_the_name_of_who_has_it(live_server):
     assert first.healthy()
 
 
+def test_two_servers_do_not_share_their_state(live_server):
+    first = live_server()
+    state = first.folder / "logs" / "config" / "state.json"
+
+    second = live_server(state_file=str(state))
+    assert second.process.returncode == 1
+    assert "is the state of a server that runs" in second.said()
+
+    first.stop()
+    assert second.start().healthy()
+
+
 def test_a_worker_that_can_never_load_makes_ping_unhealthy_and_says_why(live_server):
     server = live_server()
     server.archive("sick", BROKEN, yaml="minWorkers: 1\nmaxWorkers: 1\nmaxRetryTimeoutInSec: 1\n")

@@ -108,6 +108,9 @@ class Context:
             "server_version": config.server_version,
             "limit_max_image_pixels": config.limit_max_image_pixels,
         }
+        sax = config.model_yaml.get("sax")
+        if isinstance(sax, dict) and "checkpoint" in sax:
+            self.system_properties["checkpoint"] = sax["checkpoint"]  # as it was published in a cell; empty: none
         self.request_processor: list[RequestProcessor] = []
         self.request_ids: dict[int, str] = {}
         self.stopping_criteria: list[Any] | None = None  # continuous batching: for each request, a test of its answers

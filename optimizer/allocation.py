@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .queueing import Replicas, Sizing, Targets, analyse, percentiles, size
+from .queueing import Replicas, analyse, percentiles
+from .sizing import Sizing, Targets, size
 from .system import AcceleratorSpec, AllocationData, Load, ModelTarget, OptimizerSpec, PerfData, ServerSpec, System
 
 TRANSITION_PENALTY = 0.1  # of the cost left and the cost entered, when the accelerator changes

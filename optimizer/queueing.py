@@ -1,4 +1,4 @@
-"""The queue model of one replica, for many replicas at once: arrival rate in, mean and percentile latencies out; and back.
+"""The queue model of one replica, for many replicas at once: arrival rate in, mean and percentile latencies out.
 
 A replica serves up to N requests together and lets 10·N wait. With n in service a decode step takes alpha + beta·n and a
 prefill gamma + delta·tokens·n, so a whole request takes intercept + slope·n. The number of requests in the system is then
@@ -19,7 +19,6 @@ Flags = NDArray[np.bool_]
 
 QUEUE_TO_BATCH = 10  # requests which may wait, per batch slot
 RATE_MARGIN = 0.001  # how far inside the stable range of rates we stay
-THROUGHPUT_SHARE = 0.9  # of the largest rate, when throughput is what is asked for
 _POISSON_BELOW = 1e-8  # relative change of the service time over the whole batch which is taken for none
 _MOST_STALLED = 0.95  # of the time
 _TINIEST_RATE = 1e-280
@@ -96,18 +95,6 @@ class Replicas:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What is asked of latencies, in milliseconds; 0 asks nothing. percentile is a share (0.95), 0 for the mean."""
-
-    itl: Floats
-    ttft: Floats
-    percentile: Floats
-
-    def at(self, where: NDArray[np.intp] | Flags) -> "Targets":
-        return Targets(self.itl[where], self.ttft[where], self.percentile[where])
-
-
-@dataclass(frozen=True)
 class Metrics:
     """How a replica does at a rate."""
 
@@ -119,7 +106,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """The steady state: weights of the first N states relative to their sum, and the queue behind them."""
 
     head: Floats  # probability that no one waits
@@ -139,10 +126,10 @@ def analyse(replicas: Replicas, rate: Floats) -> Metrics:
     with np.errstate(all="ignore"):
         rate = np.maximum(rate, _TINIEST_RATE)
         replicas = replicas.under(rate)
-        return _metrics(replicas, rate, _chain(replicas, rate))
+        return metrics_of(replicas, rate, steady_state(replicas, rate))
 
 
-def _metrics(replicas: Replicas, rate: Floats, chain: _Chain) -> Metrics:
+def metrics_of(replicas: Replicas, rate: Floats, chain: Chain) -> Metrics:
     throughput = rate * (1 - chain.lost)
     serving = chain.head * chain.in_head + chain.queue * replicas.batch
     wait = chain.waiting / throughput
@@ -158,7 +145,7 @@ def _metrics(replicas: Replicas, rate: Floats, chain: _Chain) -> Metrics:
     return Metrics(throughput, itl, ttft, wait, rho)
 
 
-def _chain(replicas: Replicas, rate: Floats) -> _Chain:
+def steady_state(replicas: Replicas, rate: Floats) -> Chain:
     log_full, log_head, log_moment = _head(replicas, rate, replicas.batch)
     load = rate * (replicas.intercept + replicas.slope * replicas.batch) / replicas.batch
     log_tail, waiting, last = _tail(load, QUEUE_TO_BATCH * replicas.batch)
@@ -167,7 +154,7 @@ def _chain(replicas: Replicas, rate: Floats) -> _Chain:
     in_head = np.where(np.isfinite(in_head), in_head, replicas.batch)
     full = np.exp(np.minimum(log_full - log_head, 0))
     empty = np.where(rate * replicas.slope < 1, (1 - queue) * np.exp(-log_head), 0.0)
-    return _Chain(1 - queue, in_head, full, queue, queue * waiting, queue * last, empty)
+    return Chain(1 - queue, in_head, full, queue, queue * waiting, queue * last, empty)
 
 
 def _head(replicas: Replicas, rate: Floats, upto: Floats) -> tuple[Floats, Floats, Floats]:
@@ -218,66 +205,7 @@ def _tail(load: Floats, room: Floats) -> tuple[Floats, Floats, Floats]:
     return log_sum, np.where(falling, mean + 1, room - mean), np.where(falling, last / ratio, 1.0) / total
 
 
-@dataclass(frozen=True)
-class Sizing:
-    """The largest rate at which the targets hold, what is then served, and which target a lone request misses."""
-
-    rate: Floats
-    throughput: Floats
-    misses_itl: Flags
-    misses_ttft: Flags
-
-    @property
-    def feasible(self) -> Flags:
-        return ~(self.misses_itl | self.misses_ttft)
-
-
-def size(replicas: Replicas, targets: Targets, throughput_wanted: Flags) -> Sizing:
-    """How much one replica may be given. Every replica must be one that is `served`."""
-    with np.errstate(all="ignore"):
-        lowest, highest = replicas.rate_range
-        itl_low, ttft_low = _excess(replicas, targets, lowest)
-        slack = 1e-9  # a target on the very bound holds
-        misses_itl, misses_ttft = itl_low > slack, ttft_low > slack
-        rate = np.where(throughput_wanted, THROUGHPUT_SHARE * highest, highest)
-        at_rate = np.maximum(*_excess(replicas, targets, rate))
-        search = np.flatnonzero(~misses_itl & ~misses_ttft & (at_rate > 0))
-        if search.size:
-            some, wanted = replicas.at(search), targets.at(search)
-            rate[search] = _root(some, wanted, lowest[search], rate[search], at_rate[search])
-        return Sizing(rate, analyse(replicas, rate).throughput, misses_itl, misses_ttft)
-
-
-def _excess(replicas: Replicas, targets: Targets, rate: Floats) -> tuple[Floats, Floats]:
-    """By how much, relatively, ITL and TTFT are above their targets; both grow with the rate."""
-    replicas = replicas.under(rate)
-    chain = _chain(replicas, rate)
-    metrics = _metrics(replicas, rate, chain)
-    itl, ttft = metrics.itl / targets.itl - 1, metrics.ttft / targets.ttft - 1
-    tails = targets.percentile > 0
-    if tails.any():
-        some, wanted = replicas.at(tails), targets.at(tails)
-        chain = _Chain(**{name: values[tails] for name, values in vars(chain).items()})
-        itl[tails], ttft[tails] = _tail_excess(some, wanted, rate[tails], chain)
-    return np.where(targets.itl > 0, itl, -1.0), np.where(targets.ttft > 0, ttft, -1.0)
-
-
-def _tail_excess(replicas: Replicas, targets: Targets, rate: Floats, chain: _Chain) -> tuple[Floats, Floats]:
-    """For a percentile the question is turned round: how likely is a batch too large to keep the target?"""
-    tolerated = 1 - targets.percentile
-    largest = np.floor((targets.itl - replicas.alpha) / replicas.beta + 1e-9)
-    itl = _beyond(replicas, rate, chain, largest, by_token=True) / tolerated - 1
-    shared = 1.5 * replicas.stepwise if replicas.stepwise is not None else np.zeros_like(rate)
-    first, more = replicas.gamma + shared * (replicas.alpha - replicas.beta), shared * replicas.beta
-    largest = np.floor((targets.ttft - first) / (replicas.delta * replicas.tokens_in + more) + 1e-9)
-    crowded = _beyond(replicas, rate, chain, largest, by_token=False) / tolerated - 1
-    joining = replicas.joining(replicas.batch, np.ones_like(rate))
-    left = targets.ttft - replicas.prefill(replicas.batch) - joining  # who waited joins a full batch
-    waited = _wait_percentile(replicas, rate, chain, tolerated) / left - 1
-    return itl, np.where(left > 0, waited, crowded)
-
-
-def _beyond(replicas: Replicas, rate: Floats, chain: _Chain, largest: Floats, *, by_token: bool) -> Floats:
+def beyond(replicas: Replicas, rate: Floats, chain: Chain, largest: Floats, *, by_token: bool) -> Floats:
     """The share of decoded tokens, or of arriving requests, which find themselves in a batch above `largest`."""
     upto = np.clip(np.nan_to_num(largest, nan=np.inf), 1, replicas.batch)
     serving = chain.head * chain.in_head + chain.queue * replicas.batch
@@ -291,7 +219,7 @@ def _beyond(replicas: Replicas, rate: Floats, chain: _Chain, largest: Floats, *,
     return np.where(largest < 1, 1.0, 1 - within)
 
 
-def _wait_percentile(replicas: Replicas, rate: Floats, chain: _Chain, tolerated: Floats) -> Floats:
+def wait_percentile(replicas: Replicas, rate: Floats, chain: Chain, tolerated: Floats) -> Floats:
     spare = replicas.batch / (replicas.intercept + replicas.slope * replicas.batch) - rate
     return np.maximum(np.log(chain.has_to_wait / tolerated), 0) / spare
 
@@ -301,56 +229,19 @@ def percentiles(replicas: Replicas, rate: Floats, share: Floats) -> tuple[Floats
     with np.errstate(all="ignore"):
         rate = np.maximum(rate, _TINIEST_RATE)
         replicas = replicas.under(rate)
-        chain = _chain(replicas, rate)
+        chain = steady_state(replicas, rate)
         tolerated = 1 - share
         by_token = _batch_percentile(replicas, rate, chain, tolerated, by_token=True)
         by_request = _batch_percentile(replicas, rate, chain, tolerated, by_token=False)
-        wait = _wait_percentile(replicas, rate, chain, tolerated)
+        wait = wait_percentile(replicas, rate, chain, tolerated)
         joining = replicas.joining(by_request, np.where(chain.empty > share, 0.0, 1.0))
         return replicas.alpha + replicas.beta * by_token, wait + replicas.prefill(by_request) + joining
 
 
-def _batch_percentile(replicas: Replicas, rate: Floats, chain: _Chain, tolerated: Floats, *, by_token: bool) -> Floats:
+def _batch_percentile(replicas: Replicas, rate: Floats, chain: Chain, tolerated: Floats, *, by_token: bool) -> Floats:
     low, high = np.zeros_like(rate), replicas.batch.copy()
     while np.any(high - low > 1):
         middle = np.floor((low + high) / 2)
-        holds = _beyond(replicas, rate, chain, middle, by_token=by_token) <= tolerated
+        holds = beyond(replicas, rate, chain, middle, by_token=by_token) <= tolerated
         low, high = np.where(holds, low, middle), np.where(holds, middle, high)
     return high
-
-
-def _root(replicas: Replicas, targets: Targets, low: Floats, high: Floats, at_high: Floats) -> Floats:
-    """Where the excess is nil, between a rate that keeps the targets and one that does not: Chandrupatla's method.
-
-    Works on the logarithm of the rate and gives the end which keeps the targets; who has converged leaves the arrays.
-    """
-    answer = low.copy()
-    left, right = np.arange(len(low)), np.log(high)
-    a, b = right, np.log(low)
-    fa, fb = at_high, np.maximum(*_excess(replicas, targets, low))
-    c, fc = a, fa
-    part = np.full(len(low), 0.5)
-    for _ in range(100):
-        x = a + part * (b - a)
-        fx = np.maximum(*_excess(replicas, targets, np.exp(x)))
-        same = np.sign(fx) == np.sign(fa)
-        c, fc = np.where(same, a, b), np.where(same, fa, fb)
-        b, fb = np.where(same, b, a), np.where(same, fb, fa)
-        a, fa = x, fx
-        answer[left] = np.exp(np.where(fa <= 0, a, b))
-        open_ = (np.abs(b - a) > 1e-11) & (fa != 0)
-        if not open_.any():
-            break
-        left, replicas, targets = left[open_], replicas.at(open_), targets.at(open_)
-        a, b, c, fa, fb, fc = (each[open_] for each in (a, b, c, fa, fb, fc))
-        part = _next_part(a, b, c, fa, fb, fc)
-    return answer
-
-
-def _next_part(a: Floats, b: Floats, c: Floats, fa: Floats, fb: Floats, fc: Floats) -> Floats:
-    """Inverse quadratic interpolation where it can be trusted, the middle elsewhere."""
-    xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-    trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
-    curve = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-    least = 2.5e-12 / np.abs(b - a)
-    return np.where(trusted & np.isfinite(curve), np.clip(curve, least, 1 - least), 0.5)

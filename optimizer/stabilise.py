@@ -1,13 +1,13 @@
 """Decisions which do not follow noise: down only when it is worth it, and never by too much at once.
 
-Needs nothing but the current allocation. Cool-down, which needs a clock and a memory, is `Cooldown`, for a control loop.
+Needs nothing but the current allocation. A cool-down needs a clock and a memory: control loops have one of their own.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from .allocation import Candidate
 from .solver import Solution
-from .system import AllocationData, Stabilisation
+from .system import Stabilisation
 
 
 def stabilise(solution: Solution, how: Stabilisation) -> Solution:
@@ -53,18 +53,3 @@ def _at(solution: Solution, server: str, part: Candidate, replicas: int) -> Cand
     fewer = replicas < part.replicas
     changed = solution.candidates.with_share(server, part, replicas, 1.0)
     return replace(changed, short_of=part.replicas if fewer else None)
-
-
-@dataclass
-class Cooldown:
-    """Time which must pass after a change of a server before it may shrink again. The clock is the caller's."""
-
-    seconds: float
-    _changed: dict[str, float] = field(default_factory=dict)
-
-    def allows(self, server: str, before: AllocationData, after: AllocationData, now: float) -> bool:
-        shrinks = after.num_replicas < before.num_replicas
-        return not shrinks or now - self._changed.get(server, float("-inf")) >= self.seconds
-
-    def changed(self, server: str, now: float) -> None:
-        self._changed[server] = now

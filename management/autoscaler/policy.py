@@ -1,12 +1,11 @@
 """From what is observed to how many workers of each model on each accelerator, with the reason. Acts on nothing.
 
-Loads rise at once and fall only when they stay low; a growing load is looked at as far ahead as a worker takes to start.
+What is remembered from look to look is `memory`'s; here it becomes a system for the optimizer, and its answer a decision.
 """
 
-import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ...optimizer.allocation import Candidate
 from ...optimizer.solver import Solution, optimize
@@ -27,13 +26,12 @@ from ...optimizer.system import (
     System,
 )
 from .config import Accelerator, AutoscalerConfig, Slo
+from .memory import Memory
 from .observe import Key, Observed
 from .performance import Book, Performance
 
 Counts = Mapping[str, int]  # workers by accelerator
-SMOOTHED_LOOKS = 3  # over so many looks arrivals are averaged: what comes at random must not start workers
 SOLVER_SECONDS = 2.0
-NOTABLE = 3.0  # standard deviations
 MOVE_GAIN = 0.9  # workers are moved, or taken away, when what is wanted costs less than this share of what runs
 
 
@@ -71,18 +69,6 @@ class Decision:
         return _without_zeros(self.before) != _without_zeros(self.after)
 
 
-@dataclass
-class Memory:
-    """What is remembered of a model between two looks."""
-
-    latest: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHED_LOOKS))  # requests per second
-    rates: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=1000))  # time, and their mean
-    tokens_in: float | None = None
-    tokens_out: float | None = None
-    last_request: float | None = None
-    changed: float = float("-inf")
-
-
 class Policy:
     def __init__(self, config: AutoscalerConfig, book: Book) -> None:
         self.config, self.book = config, book
@@ -90,9 +76,9 @@ class Policy:
 
     def decide(self, models: Iterable[Served], observed: Mapping[Key, Observed], now: float) -> list[Decision]:
         models = sorted(models, key=lambda each: each.key)
-        self._memory = {model.key: self._memory.get(model.key, Memory(last_request=now)) for model in models}
+        self._memory = {model.key: self._memory.get(model.key, Memory(now)) for model in models}
         for model in models:
-            self._remember(model, observed.get(model.key, Observed()), now)
+            self._memory[model.key].look(observed.get(model.key, Observed()), now, self.config.period_seconds)
         system = self.system(models, observed, now)
         solution = self._solve(system)
         decisions = self._kept([self._decision(model, observed, solution) for model in models], models, solution, now)
@@ -156,38 +142,19 @@ class Policy:
         found = ((each.name, self.book.corrected(model.key[0], each.name)) for each in self.config.accelerators)
         return {name: _perf(model, perf) for name, perf in found if perf is not None}
 
-    def _remember(self, model: Served, seen: Observed, now: float) -> None:
-        memory = self._memory[model.key]
-        memory.rates.append((now, self._smoothed(memory, seen.arrivals_per_second)))
-        memory.tokens_in = seen.tokens_in or memory.tokens_in
-        memory.tokens_out = seen.tokens_out or memory.tokens_out
-        if seen.arrivals_per_second > 0 or seen.in_flight > 0 or seen.waiting > 0:
-            memory.last_request = now
-
-    def _smoothed(self, memory: Memory, rate: float) -> float:
-        """The mean of some looks, until one is beyond what chance makes of it: then the load has changed."""
-        period = self.config.period_seconds
-        expected = sum(memory.latest) / len(memory.latest) * period if memory.latest else 0.0
-        if abs(rate * period - expected) > NOTABLE * math.sqrt(max(expected, 1.0)):
-            memory.latest.clear()
-        memory.latest.append(rate)
-        return sum(memory.latest) / len(memory.latest)
-
     def _expected(self, model: Served, observed: Mapping[Key, Observed], now: float) -> Load:
-        """The largest rate held in mind, or what a growing one will be when a new worker is ready; and what waits already."""
-        if self._idle(model, now):
+        """What is likely to come, and what waits already."""
+        memory, config = self._memory.get(model.key, Memory(now)), self.config
+        if memory.idle(now, model.slo.idle_seconds):
             return self._load(model, 0.0)
-        memory = self._memory.get(model.key, Memory())
-        held = [rate for time, rate in memory.rates if now - time <= self.config.hold_seconds] or [0.0]
-        rate, period = held[-1], self.config.period_seconds
-        if len(memory.rates) > 1 and (grown := rate - memory.rates[-2][1]) > 0 and model.slo.cold_start_seconds:
-            rate += grown / period * model.slo.cold_start_seconds
+        ahead, period = model.slo.cold_start_seconds, config.period_seconds
+        rate = memory.expected_rate(now, hold=config.hold_seconds, period=period, ahead=ahead)
         seen = observed.get(model.key, Observed())
         beyond = max(seen.in_flight - model.total * self._batch(model), 0.0)  # the workers have them, and let them wait
-        return self._load(model, max([rate, *held]) + (seen.waiting + beyond) / max(period, 1.0))
+        return self._load(model, rate + (seen.waiting + beyond) / max(period, 1.0))
 
     def _load(self, model: Served, rate: float) -> Load:
-        memory, slo = self._memory.get(model.key, Memory()), model.slo
+        memory, slo = self._memory.get(model.key, Memory(0.0)), model.slo
         if not self._has_tokens(model):
             return Load(rate * 60, 1.0, 1.0)
         return Load(rate * 60, memory.tokens_in or slo.tokens_in, max(memory.tokens_out or slo.tokens_out, 1.0))
@@ -214,11 +181,9 @@ class Policy:
         return model.batch or min(profiled)
 
     def _least(self, model: Served, now: float) -> int:
-        return model.slo.min_workers if self._idle(model, now) else max(model.slo.min_workers, 1)
-
-    def _idle(self, model: Served, now: float) -> bool:
-        last = self._memory.get(model.key, Memory()).last_request
-        return bool(model.slo.idle_seconds) and last is not None and now - last >= model.slo.idle_seconds
+        memory = self._memory.get(model.key, Memory(now))
+        idle = memory.idle(now, model.slo.idle_seconds)
+        return model.slo.min_workers if idle else max(model.slo.min_workers, 1)
 
     def _solve(self, system: System) -> Solution:
         """Exactly: by priority, at the least cost, over several accelerators; what is left over goes round."""

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from flambeau.optimizer.queueing import Replicas, Targets, analyse, percentiles, size
+from flambeau.optimizer.queueing import Replicas, analyse, percentiles
+from flambeau.optimizer.sizing import Targets, size
 
 
 def replicas(batch=32, tokens_in=128, tokens_out=100, alpha=20.0, beta=0.4, gamma=200.0, delta=0.02) -> Replicas:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from .allocation import Candidate, Candidates
+from .allocation import TRANSITION_PENALTY, Candidate, Candidates
 from .system import OptimizerSpec, System
 
 DEFAULT_TIME_LIMIT = 8.0  # seconds
@@ -78,12 +78,18 @@ class _Program:
             for _, candidate in sorted(candidates.found[name].items())
             if (column := _column(index, candidate, system, spec)) is not None
         ]
-        weight = spec.power_weight or 0.0
-        costs = [(each.candidate.cost + weight * each.candidate.power) / each.candidate.replicas for each in self.columns]
+        costs = [self._cost_of_one(each, spec) for each in self.columns]
         self.costs = np.array(
             [cost * each.replicas for cost, each in zip(costs, self.columns, strict=True)] + [0.0] * len(names)
         )
         self.matrix, self.lowest, self.highest = self._constraints(spec)
+
+    def _cost_of_one(self, column: _Column, spec: OptimizerSpec) -> float:
+        """Of one replica."""
+        candidate, current = column.candidate, self.system.servers[self.names[column.server]].current_alloc
+        cost = (candidate.cost + (spec.power_weight or 0.0) * candidate.power) / candidate.replicas
+        moves = candidate.accelerator not in (current.accelerator, *(part.accelerator for part in current.parts or ()))
+        return cost * (1 + TRANSITION_PENALTY) if spec.penalise_moves and moves else cost
 
     def _constraints(self, spec: OptimizerSpec) -> tuple[sparse.csr_array, NDArray[np.float64], NDArray[np.float64]]:
         rows, low, high = list[dict[int, float]](), list[float](), list[float]()

@@ -147,6 +147,7 @@ class OptimizerSpec:
     time_limit: float | None = wire("timeLimit", None, optional=True)  # seconds
     power_weight: float | None = wire("powerWeight", None, optional=True)  # cost of one watt
     price_current: bool | None = wire("priceCurrent", None, optional=True)  # compute currentAlloc's cost when it has none
+    penalise_moves: bool | None = wire("penaliseMoves", None, optional=True)  # exact: a tenth more where a server is not
     strict: bool | None = wire("strict", None, optional=True)  # refuse a system with problems
     explain: bool | None = wire("explain", None, optional=True)
     stabilisation: Stabilisation | None = wire("stabilisation", None, optional=True)

@@ -164,7 +164,10 @@ class Policy:
 
     def _server(self, model: Served, load: Load, now: float) -> ServerSpec:
         main = max(sorted(model.workers), key=lambda name: model.workers[name], default="")
-        current = AllocationData(main if model.total else "", model.total, load=load)
+        parts = tuple(AllocationData(name, count) for name, count in _without_zeros(model.workers).items())
+        current = AllocationData(
+            main if model.total else "", model.total, load=load, parts=parts if len(parts) > 1 else None
+        )
         return ServerSpec(
             _name(model.key),
             _name(model.key),
@@ -189,8 +192,16 @@ class Policy:
         """Exactly: by priority, at the least cost, over several accelerators; what is left over goes round."""
         if not system.servers or not system.accelerators:
             return Solution()
-        spec = OptimizerSpec(milp_solver=True, heterogeneous=True, partial=True, saturation_policy="PriorityRoundRobin")
-        return optimize(system, replace(spec, time_limit=SOLVER_SECONDS, power_weight=self.config.power_weight or None))
+        spec = OptimizerSpec(
+            milp_solver=True,
+            heterogeneous=True,
+            partial=True,
+            saturation_policy="PriorityRoundRobin",
+            penalise_moves=True,
+            time_limit=SOLVER_SECONDS,
+            power_weight=self.config.power_weight or None,
+        )
+        return optimize(system, spec)
 
     def _decision(self, model: Served, observed: Mapping[Key, Observed], solution: Solution) -> Decision:
         name, before = _name(model.key), dict(model.workers)

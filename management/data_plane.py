@@ -6,6 +6,7 @@ They and we meet in the options file's keys; nothing of theirs is imported here.
 import asyncio
 import importlib.util
 import json
+import logging
 import os
 import sys
 import time
@@ -13,11 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import addresses, sockets
 from .addresses import Address
 from .errors import StartError
 from .kept import Kept
 from .processes import Children
 from .settings import Settings
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 
@@ -28,11 +32,17 @@ def http_master(children: Children, runtime: Path, environment: Mapping[str, str
 
 
 def grpc_process(settings: Settings, children: Children, runtime: Path, environment: Mapping[str, str]) -> Kept | None:
-    """Where the extra `grpc` is installed; a port of 0 leaves it out."""
+    """Where the extra `grpc` is installed; a port of 0 leaves it out, one that is taken too: HTTP is served all the same."""
     if not (settings.grpc_inference_port and settings.grpc_management_port and importlib.util.find_spec("grpc")):
         return None
     inference = f"{settings.grpc_inference_address}:{settings.grpc_inference_port}"
     management = f"{settings.grpc_management_address}:{settings.grpc_management_port}"
+    try:
+        for address in (inference, management):
+            sockets.require_free(addresses.parse(f"http://{address}"))
+    except StartError as taken:
+        logger.error("gRPC is not served: %s (grpc_inference_port, grpc_management_port)", taken)
+        return None
     argv = [sys.executable, "-m", "flambeau.frontend.grpc_api.server", str(runtime)]
     return Kept("gRPC", children, [*argv, "--inference", inference, "--management", management], environment)
 

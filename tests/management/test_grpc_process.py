@@ -1,3 +1,5 @@
+import socket
+
 import grpc
 
 from flambeau.frontend.grpc_api.messages import message, stub
@@ -28,3 +30,11 @@ def test_models_are_registered_asked_and_listed_over_grpc(live_server):
     assert "registered with 1 initial workers" in told
     assert '"modelName": "echo"' in listed.msg
     assert b"hi" in answer.prediction
+
+
+def test_a_grpc_port_that_is_taken_leaves_the_rest_served_and_is_told(live_server):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = live_server(grpc_inference_port=taken.getsockname()[1], grpc_management_port=free_ports(1)[0])
+
+        assert server.healthy()
+        assert "gRPC is not served" in (server.folder / "logs" / "ts_log.log").read_text()

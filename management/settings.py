@@ -206,6 +206,8 @@ def load(
     for key, text in _from_environment(values, environ).items():
         values[key], origins[key] = text, f"TS_{key.upper()}"
     for key, text in (overrides or {}).items():
+        if key not in known:  # unlike an old file's, a key that is typed now is a mistake
+            raise SettingsError(_unknown(key, "command line"))
         values[key], origins[key] = text, "command line"
     settings = Settings(**{key: _cast(known[key], text) for key, text in values.items()})
     return Loaded(settings, origins, tuple(warnings), raw)
@@ -218,9 +220,9 @@ def _read(path: Path) -> str:
         raise SettingsError(f"{path}: {error.strerror}") from None
 
 
-def _unknown(key: str, path: Path | None) -> str:
+def _unknown(key: str, where: Path | str | None) -> str:
     near = difflib.get_close_matches(key, declared(), n=1)
-    return f"{path}: unknown setting {key}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{where}: unknown setting {key}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _from_environment(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

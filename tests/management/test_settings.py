@@ -33,6 +33,11 @@ def test_an_unknown_key_is_a_warning_that_names_the_nearest(tmp_path):
     assert loaded.warnings[0].endswith("unknown setting job_que_size; did you mean job_queue_size?")
 
 
+def test_an_unknown_key_on_the_command_line_stops_the_start():
+    with pytest.raises(SettingsError, match="command line: unknown setting job_que_size; did you mean job_queue_size"):
+        load(None, {}, {"job_que_size": "3"})
+
+
 def test_command_line_beats_environment_beats_file_beats_default(tmp_path):
     path = write(tmp_path, "enable_envvars_config=true\njob_queue_size=1\nmax_request_size=2\nio_ratio=3\n")
     environ = {"TS_MAX_REQUEST_SIZE": "20", "TS_IO_RATIO": "30"}

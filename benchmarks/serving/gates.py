@@ -15,6 +15,7 @@ class Gate:
     wanted: float
     found: float | None  # None: not measured
     at_most: bool = False
+    timed: bool = True  # what a busy machine spoils
 
     @property
     def passed(self) -> bool | None:
@@ -59,4 +60,5 @@ def gates(results: Results, pss_bytes: float | None) -> Iterator[Gate]:
         batched / plain if batched and plain else None,
         at_most=True,
     )
-    yield Gate("server processes with one echo worker, MB PSS", 120.0, pss_bytes / 1e6 if pss_bytes else None, at_most=True)
+    memory = pss_bytes / 1e6 if pss_bytes else None
+    yield Gate("server processes with one echo worker, MB PSS", 120.0, memory, at_most=True, timed=False)

@@ -35,7 +35,7 @@ class AutoscalerConfig:
     hold_seconds: float = 60.0  # the largest load of so long counts: down only when it stays low
     max_step_down: int = 0  # workers of a model that may go at once; 0: any number
     scale_down_ratio: float = 1.0  # go down only below this share of what runs
-    cooldown_seconds: float = 0.0  # after a change a model may not shrink for so long
+    cooldown_seconds: float = 30.0  # after a change a model may not shrink for so long
     power_weight: float = 0.0  # cost of a watt
     dry_run: bool = False  # decide and tell, do nothing
     performance_file: str = ""  # where profiles are kept; performance.json beside the state when not given

@@ -7,7 +7,9 @@ one body, which suits Sax's clients and TorchServe's alike. Not for: the cell, w
 import asyncio
 import base64
 import functools
+import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,8 +20,10 @@ from ..handlers.generation import EmbedRequest, GenerationEvent, ScoreRequest
 from ..management.cell import acl, names, wire
 from ..management.cell.errors import CODES, SaxError, invalid
 from . import generating, sax_inputs
+from .dial import KEY_FILE
 from .dispatch import ModelQueue
 from .errors import ModelNotFound, QueueFull, RequestError, status_of
+from .gate import Gate
 from .models import Models
 from .options import FrontendOptions
 from .sax_inputs import Declared
@@ -31,7 +35,8 @@ ACL_SECONDS = 2.0  # a changed ACL is obeyed after so long at most
 MAX_REMEMBERED = 1000
 OVERLOAD_WAITS = (0.05, 0.1, 0.2)  # a full queue is tried again so often before it is told
 METHOD_HEADER = b"x-sax-method"
-KEYLESS = ("/", "/healthz", "/cell/")  # messages between members are signed
+KEYLESS = ("/", "/healthz")
+role: ContextVar[str | None] = ContextVar("role", default=None)  # of whoever sent the request
 IMAGE_METHODS = ("vm.classify", "vm.embed", "vm.generate", "custom")
 
 
@@ -41,7 +46,19 @@ class Sax:
         self._cell = names.parse_cell(options.sax_cell)
         self._control = control
         self._known_acls: dict[str, tuple[float, dict[str, str]]] = {}
-        self._role = "inference" if options.token_authorization else None  # what a caller who passed the gate is
+        self._gate = Gate(control.parent, options)
+        self._key_file = control.parent / KEY_FILE
+        self._tokens = options.token_authorization
+
+    def admit(self, request: Request) -> None:
+        """Who asks: nobody knows where no tokens are in use; a member of the cell; else whoever has an inference token."""
+        if self._tokens and request.path not in KEYLESS and not request.path.startswith("/cell/"):
+            given = (request.header("authorization") or "").removeprefix("Bearer ").encode()
+            if hmac.compare_digest(given, wire.member_token(self._key_file.read_bytes()).encode()):
+                role.set("admin")
+            else:
+                self._gate.check(request.exchange)
+                role.set("inference")
 
     # what the cell does
 
@@ -228,8 +245,8 @@ class Sax:
         model = sax_inputs.declared(queue.route.model_yaml, queue.route.capabilities)
         if method not in model.methods:
             raise invalid(f"{full} does not support {method}")
-        if self._role is not None:
-            acl.check_method(full, method, await self._acls(full), self._role)
+        if role.get() is not None:
+            acl.check_method(full, method, await self._acls(full), role.get())
         return queue, model
 
     async def _acls(self, full: str) -> dict[str, str]:
@@ -250,7 +267,7 @@ class Sax:
 
     async def _ask(self, verb: str, payload: dict[str, Any], seconds: float = CONTROL_SECONDS) -> Any:
         return await wire.ask(
-            f"unix:{self._control}", f"/internal/cell/{verb}", payload | {"role": self._role}, None, seconds
+            f"unix:{self._control}", f"/internal/cell/{verb}", payload | {"role": role.get()}, None, seconds
         )
 
     def _spec(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -288,10 +305,11 @@ def as_sax(error: RequestError) -> SaxError:
     return SaxError({405: "Unimplemented", 413: "InvalidArgument"}.get(status, CODES.get(status, "Internal")), str(error))
 
 
-def guarded(handler: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[None]]:
+def guarded(sax: Sax, handler: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[None]]:
     @functools.wraps(handler)
     async def wrapped(request: Request) -> None:
         try:
+            sax.admit(request)
             await handler(request)
         except (SaxError, RequestError) as raised:
             error = as_sax(raised) if isinstance(raised, RequestError) else raised
@@ -324,7 +342,4 @@ def routes(models: Models, options: FrontendOptions, control: Path) -> list[Rout
         ("GET", "/server/", sax.page),
         ("POST", "/cell/", sax.relay),
     ]
-    return [
-        Route(method, path, guarded(handler), listener="sax", needs_key=path not in KEYLESS)
-        for method, path, handler in table
-    ]
+    return [Route(method, path, guarded(sax, handler), listener="sax", needs_key=False) for method, path, handler in table]

@@ -44,11 +44,17 @@ def decide(settings: Settings, environ: Mapping[str, str]) -> Access:
     inference, management = parse(settings.inference_address), parse(settings.management_address)
     guarded = guards_the_network(environ)
     switch = True if guarded and settings.disable_token_authorization is None else settings.disable_token_authorization
-    on_inference = not inference.loopback if switch is None else not switch
+    sax = parse(settings.sax_address) if settings.cell else inference
+    on_inference = not (inference.loopback and sax.loopback) if switch is None else not switch
     on_management = not management.loopback if switch is None else not switch
     enabled = settings.enable_model_api
     if jwt := jwt_options(settings):
         return Access(False, False, True if enabled is None else enabled, jwt)
+    if not sax.loopback and not on_inference and settings.cell and not (settings.insecure or settings.compat or guarded):
+        raise StartError(
+            f"sax_address={settings.sax_address} is reachable from the network and disable_token_authorization=true: "
+            "whoever reaches it publishes what runs here. Bind it to 127.0.0.1, leave the tokens on, or say --insecure"
+        )
     if not management.loopback and not on_management:
         if not (settings.insecure or settings.compat or guarded):
             raise StartError(

@@ -88,6 +88,7 @@ class Machines:
     def __init__(self, model: str, root: str | None, proxy: str | None = None) -> None:
         self._model = model
         self._cell = names.parse_model(model).cell_name
+        self.token = os.environ.get(TOKEN) or _member_token(self._cell, root)
         self._root, self._proxy = root, proxy
         self._seeds = itertools.cycle([random.getrandbits(64) for _ in range(SEEDS)])
         self._admin, self._seqno = "", 0
@@ -125,6 +126,14 @@ class Machines:
         self._ring = Ring(sorted(self._addresses))
 
 
+def _member_token(cell: str, root: str | None) -> str | None:
+    """Who can read the cell's key needs no other token."""
+    try:
+        return wire.member_token(CellRoot(required_root(root), cell).key())
+    except (SaxError, OSError):
+        return None
+
+
 class Final(Exception):
     """Not to be tried again."""
 
@@ -136,7 +145,7 @@ def call(machines: Machines, path: str, payload: dict[str, Any], timeout: float,
     deadline = Deadline(timeout)
     while True:
         try:
-            return wire.ask_now(machines.pick(deadline), path, payload, None, deadline.left, os.environ.get(TOKEN))
+            return wire.ask_now(machines.pick(deadline), path, payload, None, deadline.left, machines.token)
         except Final as final:
             raise final.error from None
         except SaxError as error:
@@ -152,7 +161,7 @@ def stream(machines: Machines, path: str, payload: dict[str, Any], timeout: floa
     while True:
         begun = False
         try:
-            for event in _events(machines.pick(deadline), path, payload, deadline.left):
+            for event in _events(machines.pick(deadline), path, payload, deadline.left, machines.token):
                 begun = True
                 yield event
             return
@@ -165,10 +174,11 @@ def stream(machines: Machines, path: str, payload: dict[str, Any], timeout: floa
             deadline.wait(error)
 
 
-def _events(address: str, path: str, payload: dict[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+def _events(
+    address: str, path: str, payload: dict[str, Any], timeout: float, token: str | None
+) -> Iterator[dict[str, Any]]:
     connection = HTTPConnection(address, timeout=timeout)
     try:
-        token = os.environ.get(TOKEN)
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
         connection.request("POST", path, json.dumps(payload).encode(), headers)
         answer = connection.getresponse()

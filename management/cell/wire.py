@@ -35,6 +35,11 @@ def sign_request(key: bytes, path: str, body: bytes, now: float) -> tuple[str, s
     return f"{stamp} {nonce} {_mac(key, b'ask', path.encode(), stamp.encode(), nonce.encode(), body)}", nonce
 
 
+def member_token(key: bytes) -> str:
+    """By which a member asks another's models, where servers ask for tokens."""
+    return _mac(key, b"member")
+
+
 def sign_answer(key: bytes, nonce: str, status: int, body: bytes) -> str:
     return _mac(key, b"answer", nonce.encode(), str(status).encode(), body)
 

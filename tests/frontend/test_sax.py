@@ -6,6 +6,7 @@ import json
 
 from flambeau.frontend.connection import Connection
 from flambeau.frontend.gate import InferenceKey
+from flambeau.management.cell import wire
 from flambeau.management.cell.api import Api
 from flambeau.management.cell.cell import Cell
 from flambeau.management.cell.root import LocalFolder
@@ -25,6 +26,7 @@ class SaxPlane:
 
     async def start(self):
         folder = self.plane.runtime
+        (folder / "cell.key").write_bytes(b"key")
         loop = asyncio.get_running_loop()
         self.cell = Cell("/sax/test", LocalFolder(folder), loop.time)
         self.listener = CellListener(
@@ -111,6 +113,9 @@ def test_where_tokens_are_in_use_publishing_needs_an_acl(run, runtime):
         assert status == 403 and body["detail"].startswith("permission error")
         sax.cell.admin_acl = "acl/all"
         assert (await sax.ask("POST", "/publish", SPEC, Authorization="Bearer secret"))[0] == 200
+        member = f"Bearer {wire.member_token(b'key')}"
+        sax.cell.admin_acl = ""
+        assert (await sax.ask("POST", "/unpublish", {"model": "/sax/test/m"}, Authorization=member))[0] == 200
         assert (await sax.ask("GET", "/"))[0] == 200
         status, body = await sax.ask("POST", "/cell/list", {})
         assert status == 401 and "not signed" in body["detail"]

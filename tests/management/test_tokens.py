@@ -91,6 +91,7 @@ def test_keys_may_be_given_by_the_environment(tmp_path, clock):
     pytest.param({}, (False, False, True), id="a laptop needs no token and may register"),
     pytest.param({"inference_address": "http://0.0.0.0:8080"}, (True, False, True), id="inference on a network"),
     pytest.param({"management_address": "http://0.0.0.0:8081"}, (False, True, True), id="management on a network"),
+    pytest.param({"cell": "/sax/test", "sax_address": "http://0.0.0.0:8888"}, (True, False, True), id="a cell on a network"),
     pytest.param({"disable_token_authorization": False, "enable_model_api": False}, (True, True, False), id="TorchServe"),
     pytest.param(
         {"management_address": "http://0.0.0.0:8081", "disable_token_authorization": True, "insecure": True},
@@ -100,6 +101,13 @@ def test_keys_may_be_given_by_the_environment(tmp_path, clock):
 ])  # fmt: skip
 def test_who_needs_a_token(changes, expected):
     assert dataclasses.astuple(guard.decide(dataclasses.replace(Settings(), **changes), {})) == (*expected, None)
+
+
+def test_a_cell_open_to_the_network_refuses_to_start():
+    settings = Settings(cell="/sax/test", sax_address="http://0.0.0.0:8888", disable_token_authorization=True)
+
+    with pytest.raises(StartError, match="--insecure"):
+        guard.decide(settings, {})
 
 
 def test_management_open_to_the_network_refuses_to_start():

@@ -6,10 +6,7 @@ one body, which suits Sax's clients and TorchServe's alike. Not for: the cell, w
 
 import asyncio
 import base64
-import functools
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,14 +15,13 @@ import msgspec
 
 from ..handlers.generation import EmbedRequest, GenerationEvent, ScoreRequest
 from ..management.cell import acl, names, wire
-from ..management.cell.errors import CODES, SaxError, invalid
+from ..management.cell.errors import SaxError, invalid
 from . import generating, sax_inputs
-from .dial import KEY_FILE
 from .dispatch import ModelQueue
-from .errors import ModelNotFound, QueueFull, RequestError, status_of
-from .gate import Gate
+from .errors import ModelNotFound, QueueFull
 from .models import Models
 from .options import FrontendOptions
+from .sax_border import Border, role
 from .sax_inputs import Declared
 from .web import Request, Route
 
@@ -35,8 +31,7 @@ ACL_SECONDS = 2.0  # a changed ACL is obeyed after so long at most
 MAX_REMEMBERED = 1000
 OVERLOAD_WAITS = (0.05, 0.1, 0.2)  # a full queue is tried again so often before it is told
 METHOD_HEADER = b"x-sax-method"
-KEYLESS = ("/", "/healthz")
-role: ContextVar[str | None] = ContextVar("role", default=None)  # of whoever sent the request
+STARTING_SECONDS = 10.0  # a server that has just started enters its cell meanwhile
 IMAGE_METHODS = ("vm.classify", "vm.embed", "vm.generate", "custom")
 
 
@@ -46,19 +41,6 @@ class Sax:
         self._cell = names.parse_cell(options.sax_cell)
         self._control = control
         self._known_acls: dict[str, tuple[float, dict[str, str]]] = {}
-        self._gate = Gate(control.parent, options)
-        self._key_file = control.parent / KEY_FILE
-        self._tokens = options.token_authorization
-
-    def admit(self, request: Request) -> None:
-        """Who asks: nobody knows where no tokens are in use; a member of the cell; else whoever has an inference token."""
-        if self._tokens and request.path not in KEYLESS and not request.path.startswith("/cell/"):
-            given = (request.header("authorization") or "").removeprefix("Bearer ").encode()
-            if hmac.compare_digest(given, wire.member_token(self._key_file.read_bytes()).encode()):
-                role.set("admin")
-            else:
-                self._gate.check(request.exchange)
-                role.set("inference")
 
     # what the cell does
 
@@ -266,6 +248,9 @@ class Sax:
         return await wire.ask(status["addresses"][0], path, given, None, DEADLINE_SECONDS)
 
     async def _ask(self, verb: str, payload: dict[str, Any], seconds: float = CONTROL_SECONDS) -> Any:
+        end = asyncio.get_running_loop().time() + STARTING_SECONDS
+        while not self._control.exists() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.05)
         return await wire.ask(
             f"unix:{self._control}", f"/internal/cell/{verb}", payload | {"role": role.get()}, None, seconds
         )
@@ -297,33 +282,8 @@ async def _in_time(events: AsyncIterator[GenerationEvent]) -> AsyncIterator[Gene
         yield event
 
 
-def as_sax(error: RequestError) -> SaxError:
-    """Our errors in Sax's words."""
-    if isinstance(error, QueueFull):
-        return SaxError("ResourceExhausted", f"Too many requests: {error}")
-    status = status_of(error)
-    return SaxError({405: "Unimplemented", 413: "InvalidArgument"}.get(status, CODES.get(status, "Internal")), str(error))
-
-
-def guarded(sax: Sax, handler: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[None]]:
-    @functools.wraps(handler)
-    async def wrapped(request: Request) -> None:
-        try:
-            sax.admit(request)
-            await handler(request)
-        except (SaxError, RequestError) as raised:
-            error = as_sax(raised) if isinstance(raised, RequestError) else raised
-            if request.started:
-                await request.write(b"data: " + msgspec.json.encode({"error": error.body()}) + b"\n\n")
-                request.cut()
-            else:
-                await request.answer(error.status, error.body())
-
-    return wrapped
-
-
 def routes(models: Models, options: FrontendOptions, control: Path) -> list[Route]:
-    sax = Sax(models, options, control)
+    sax, border = Sax(models, options, control), Border(control.parent, options)
     table = [
         ("GET", "/", sax.root),
         ("POST", "/publish", sax.publish),
@@ -342,4 +302,6 @@ def routes(models: Models, options: FrontendOptions, control: Path) -> list[Rout
         ("GET", "/server/", sax.page),
         ("POST", "/cell/", sax.relay),
     ]
-    return [Route(method, path, guarded(sax, handler), listener="sax", needs_key=False) for method, path, handler in table]
+    return [
+        Route(method, path, border.guarded(handler), listener="sax", needs_key=False) for method, path, handler in table
+    ]

@@ -1,15 +1,21 @@
-"""Keys and values of every layer: a slot for each row, cut into blocks of positions, grown by doubling when texts outgrow them.
+"""Keys and values of every layer: a slot for each row, cut into blocks of positions.
 
-A layer's keys are [block, slot, head, dim, position in the block], its values [block, slot, head, position, dim]: one block of
-neighbouring slots lies in one piece, as a product of matrices wants it, and short rows need no products for the blocks that
-only long ones have. Not for: who has which slot (`slots`).
+On a CPU all of it stands ready at once, as pages of zeros that cost nothing until they are written: memory is used as far
+as texts reach. On a GPU it grows by doubling when texts outgrow it.
+
+A layer's keys are [block, slot, head, dim, position in the block], its values [block, slot, head, position, dim]: one
+block of neighbouring slots lies in one piece, as a product of matrices wants it, and short rows need no products for the
+blocks that only long ones have. Not for: who has which slot (`slots`).
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 BLOCK = 128  # positions
+ALIGNMENT = 64  # bytes: a cache line
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class KvCache:
         self.blocks = 0
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
-        self.reserve(1)
+        self.reserve(max_length if device.type == "cpu" else 1)
 
     def reserve(self, length: int) -> None:
         """Make every slot at least so long; what is kept stays."""
@@ -36,14 +42,21 @@ class KvCache:
         shape, before = self.shape, (self.blocks, self.slots, self.shape.heads)
         for layer in range(shape.layers):
             # Zeros: positions that nobody has written are multiplied too, by nothing, and no NaN may lie there.
-            keys = torch.zeros((*before, shape.dim, BLOCK), dtype=self.dtype, device=self.device)
-            values = torch.zeros((*before, BLOCK, shape.dim), dtype=self.dtype, device=self.device)
+            keys, values = self._zeros(*before, shape.dim, BLOCK), self._zeros(*before, BLOCK, shape.dim)
             if old:
                 keys[:old], values[:old] = self.keys[layer], self.values[layer]
                 self.keys[layer], self.values[layer] = keys, values
             else:
                 self.keys.append(keys)
                 self.values.append(values)
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        if self.device.type != "cpu":
+            return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        size = math.prod(shape) * int(self.dtype.itemsize)
+        pages = np.zeros(size + ALIGNMENT, dtype=np.uint8)  # torch would write its zeros
+        start = -pages.ctypes.data % ALIGNMENT
+        return torch.from_numpy(pages[start : start + size]).view(self.dtype).view(shape)
 
     def write_rows(self, layer: int, at: tuple[torch.Tensor, ...], k: torch.Tensor, v: torch.Tensor) -> None:
         """One position for each of several rows, `at` their (block, slot, position in it); k and v are [rows, heads, dim]."""

@@ -156,7 +156,7 @@ class Settings:
     debug: bool = _is(False, "log more")
     # -- files of its own
     state_file: str | None = _is(
-        None, "registered models, kept over restarts; logs/state.json when not given", section="Files of its own"
+        None, "registered models, kept over restarts; logs/config/state.json when not given", section="Files of its own"
     )
     runtime_dir: str | None = _is(None, "private folder for sockets and routes; a temporary one when not given")
     enable_envvars_config: bool = _is(False, "TS_<KEY> in the environment overrides this file")

@@ -95,8 +95,8 @@ class Client:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
-        except urllib.error.URLError as error:
-            raise Unreachable(f"no server answers at {url}: {error.reason}") from None
+        except urllib.error.URLError:
+            raise Unreachable(f"no server answers at {url.split('?')[0]}; `flambeau start` starts one") from None
 
 
 def _refusal(error: urllib.error.HTTPError) -> ServerError:

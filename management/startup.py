@@ -197,7 +197,9 @@ def _model_store(settings: Settings) -> Path:
 
 
 def _overrides(given: argparse.Namespace) -> dict[str, str]:
-    said = dict(pair.split("=", 1) for pair in given.set if "=" in pair)
+    if wrong := [pair for pair in given.set if "=" not in pair]:
+        raise SettingsError(f"--set {wrong[0]}: KEY=VALUE is wanted")
+    said = dict(pair.split("=", 1) for pair in given.set)
     for key in ("model_store", "workflow_store", "plugins_path"):
         if value := getattr(given, key):
             said[key] = value

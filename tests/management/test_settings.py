@@ -112,3 +112,10 @@ def test_config_properties_says_the_defaults(tmp_path):
     )
 
     assert load(write(tmp_path, uncommented), {}).settings == Settings()
+
+
+def test_a_pair_on_the_command_line_without_a_value_stops_the_start():
+    from flambeau.management.startup import arrange, parser
+
+    with pytest.raises(SettingsError, match="--set junk: KEY=VALUE is wanted"):
+        arrange(parser("x").parse_args(["--set", "junk"]))

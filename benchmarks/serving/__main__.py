@@ -1,8 +1,8 @@
 """python benchmarks/serving: this server and its peers under the same load, interleaved, in one run.
 
 For each case all servers are started and warmed up; then they take turns, load by load and round by round, while the others
-are idle. Compared are the medians of the calmest third of the rounds: what other programs of the machine take is measured, too,
-and on a busy machine no gate is judged. Writes a report; the figures of another day or machine are never mixed in.
+are idle. Compared are medians of the calm rounds, the calmest third at least: what other programs take is measured, too, and
+on a busy machine no gate is judged. Writes a report; the figures of another day or machine are never mixed in.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def report(peers: list[str], cases, found: Figures, rounds: int, seconds: int) -
         "",
         f"{os.cpu_count()} cores ({platform.machine()}), {psutil.virtual_memory().total >> 30} GiB, "
         f"Python {platform.python_version()}; "
-        f"medians of the calmest third of {rounds} rounds of {seconds} s, interleaved; the load generator shares the cores; "
+        f"medians of the calm ones of {rounds} rounds of {seconds} s, interleaved; the load generator shares the cores; "
         f"other programs took {others:.0%} of the machine meanwhile (median). "
         + ", ".join(f"{peer} {version_of(peer)}" for peer in peers),
         "",

@@ -184,8 +184,7 @@ def test_https_and_unix_sockets_are_served(serve, runtime, certificate):
     async def scenario(server):
         tls = ssl.create_default_context(cafile=certificate[0])
         path = runtime / "inference.sock"
-        await until(path.exists)
-        over_unix = Client(*await asyncio.open_unix_connection(str(path)))
+        over_unix = Client(*await connected(path))
         assert (await over_unix.ask("/ping", method="GET")).status == 200
         over_tls = Client(*await asyncio.open_connection("localhost", port, ssl=tls))
 
@@ -194,6 +193,16 @@ def test_https_and_unix_sockets_are_served(serve, runtime, certificate):
 
     binds = [f"https://127.0.0.1:{port}", f"unix:{runtime}/inference.sock"]
     serve(scenario, binds=binds, certificate_file=certificate[0], private_key_file=certificate[1])
+
+
+async def connected(path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The path is there a moment before anybody listens on it."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await asyncio.open_unix_connection(str(path))
+            except OSError:
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

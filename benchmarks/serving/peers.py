@@ -75,9 +75,11 @@ def answers(port: int, path: str, body: bytes) -> bool:
 
 
 def start_flambeau(case: Case, folder: Path) -> Server:
-    """With access log and metrics on, as installed in this interpreter's environment."""
+    """With access log and metrics on, as installed in this interpreter's environment; without the extra `grpc`'s process."""
     command = [str(Path(sys.executable).parent / "torchserve")]
-    return _torchserve_like(case, folder, command, Path(sys.executable).parent / "torch-model-archiver", dict(os.environ))
+    return _torchserve_like(
+        case, folder, command, Path(sys.executable).parent / "torch-model-archiver", dict(os.environ), grpc=False
+    )
 
 
 def start_torchserve(case: Case, folder: Path) -> Server:
@@ -87,8 +89,11 @@ def start_torchserve(case: Case, folder: Path) -> Server:
     return _torchserve_like(case, folder, command, python.parent / "torch-model-archiver", environment)
 
 
-def _torchserve_like(case: Case, folder: Path, command: list[str], archiver: Path, environment: dict[str, str]) -> Server:
+def _torchserve_like(
+    case: Case, folder: Path, command: list[str], archiver: Path, environment: dict[str, str], grpc: bool = True
+) -> Server:
     inference, management, metrics = free_port(), free_port(), free_port()
+    grpc_ports = (free_port(), free_port()) if grpc else (0, 0)
     store = folder / "store"
     store.mkdir()
     handler = HERE / "apps" / f"{case.app}.py"
@@ -107,7 +112,7 @@ def _torchserve_like(case: Case, folder: Path, command: list[str], archiver: Pat
     subprocess.run(pack, check=True, capture_output=True, env=environment)
     (folder / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
-        f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
+        f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={grpc_ports[0]}\ngrpc_management_port={grpc_ports[1]}\n"
         f"model_store={store}\nmetrics_mode=prometheus\ndefault_workers_per_model=1\n"
     )
     argv = [*command, "--start", "--foreground", "--ncs", "--ts-config", str(folder / "config.properties")]

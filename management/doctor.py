@@ -8,8 +8,11 @@ import ast
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from ..archiver.errors import ArchiveError
 from ..archiver.unpack import ModelArchive, open_archive
@@ -106,6 +109,7 @@ def _opened(archive: ModelArchive) -> Iterator[Finding]:
     if manifest.requirements_file:
         words = "is installed only with install_py_dep_per_model=true, into an environment of the model's own"
         yield Finding("warning", manifest.requirements_file, words)
+        yield from _requirements(archive.model_dir / manifest.requirements_file)
     if manifest.serialized_file and manifest.serialized_file.endswith(WEIGHTS):
         yield Finding("note", manifest.serialized_file, "pickled weights run code when they are loaded; safetensors do not")
     for warning in archive.config.warnings:
@@ -113,6 +117,23 @@ def _opened(archive: ModelArchive) -> Iterator[Finding]:
     for source in sorted(archive.model_dir.rglob("*.py")):
         name = str(source.relative_to(archive.model_dir))
         yield from (Finding(f.level, name, f.words) for f in _imports(source))
+
+
+def _requirements(path: Path) -> Iterator[Finding]:
+    """What the server's own environment has no fitting version of. A handler written for another one may fail in it."""
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            wanted = Requirement(line.partition("#")[0].strip())
+            here = metadata.version(wanted.name)
+        except InvalidRequirement:
+            continue  # empty, or with options, which an installation refuses
+        except metadata.PackageNotFoundError:
+            here = "none"
+        else:
+            if wanted.specifier.contains(here, prereleases=True):
+                continue
+        if wanted.marker is None or wanted.marker.evaluate():
+            yield Finding("warning", path.name, f"{wanted} is asked for; the server's environment has {here}")
 
 
 def _missing_handler(archive: ModelArchive, handler: str) -> str | None:

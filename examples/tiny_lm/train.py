@@ -46,7 +46,15 @@ def main(folder: Path, steps: int) -> None:
     )
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    name_for_all_releases(folder / "tokenizer_config.json")
     (folder / "held_out.json").write_text(json.dumps(test_ids[: 16 * (CONTEXT + 1)].tolist()))
+
+
+def name_for_all_releases(path: Path) -> None:
+    """transformers 5 writes a class name that 4 does not know; handlers packed for 4 can load the model by the older name."""
+    config = json.loads(path.read_text())
+    del config["backend"]
+    path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
 
 
 def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:

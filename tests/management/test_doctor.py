@@ -39,6 +39,19 @@ def test_an_archive_that_will_not_run_is_told_why(tmp_path, made, complaint):
     assert complaint in words
 
 
+def test_what_the_servers_environment_lacks_of_the_requirements_is_named(tmp_path):
+    path = archive(tmp_path, requirementsFile="requirements.txt")
+    (path / "requirements.txt").write_text(
+        "# a comment\nflask==0.1.*\npyyaml\nno-such-thing>=1  # why not\nold; python_version < '3'\n--pre\n"
+    )
+
+    words = [finding.words for finding in examine(path) if "asked for" in finding.words]
+
+    assert len(words) == 2
+    assert words[0].startswith("flask==0.1.* is asked for; the server's environment has ")
+    assert words[1] == "no-such-thing>=1 is asked for; the server's environment has none"
+
+
 def test_an_archive_that_can_not_be_opened_is_an_error(tmp_path):
     (tmp_path / "bad.mar").write_bytes(b"no zip")
 

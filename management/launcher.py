@@ -117,13 +117,22 @@ def stop(timeout_seconds: float = 90.0) -> bool:
         try:
             process = psutil.Process(pid)
             process.terminate()
-            process.wait(timeout_seconds)
-        except psutil.TimeoutExpired:
-            process.kill()
+            if not _ends(process, timeout_seconds):
+                process.kill()
         except psutil.NoSuchProcess:
             pass
     pid_file().unlink(missing_ok=True)
     return pid is not None
+
+
+def _ends(process: psutil.Process, timeout_seconds: float) -> bool:
+    """A zombie has ended: in a container nobody may ever collect it."""
+    deadline = time.monotonic() + timeout_seconds
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _listen(process: "subprocess.Popen[bytes]") -> str:

@@ -89,7 +89,7 @@ def start(case, peers: list[str], found: Figures, servers: ExitStack) -> dict[st
             print(error, file=sys.stderr)
             continue
         servers.callback(server.tree.stop)
-        run(server.url, case.body, 8, WARM_UP_SECONDS)
+        run(server.url, case.body, 8, WARM_UP_SECONDS, server.key)
         server.pss_bytes = server.tree.pss_bytes()
     return running
 
@@ -100,7 +100,7 @@ def take_turns(case, running: dict[str, Server], seconds: int, patience: float, 
             wait_for_calm(patience)
             attention = Attention(server.tree)
             try:
-                load = run(server.url, case.body, connections, seconds)
+                load = run(server.url, case.body, connections, seconds, server.key)
             except (
                 subprocess.SubprocessError,
                 ValueError,
@@ -126,7 +126,8 @@ def report(peers: list[str], cases, found: Figures, rounds: int, seconds: int) -
         f"other programs took {others:.0%} of the machine meanwhile (median). "
         + ", ".join(f"{peer} {version_of(peer)}" for peer in peers),
         "",
-        "Flambeau runs with access log and metrics on, without the process that the extra `grpc` brings (35 MB).",
+        "Flambeau runs with access log and metrics on, without the process that the extra `grpc` brings (35 MB); "
+        "flambeau-tokens asks each request for its key.",
         "",
     ]
     for case in cases:

@@ -8,7 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-SCRIPT = 'wrk.method = "POST"\nwrk.body = %s\nwrk.headers["Content-Type"] = "application/json"\n'
+SCRIPT = 'wrk.method = "POST"\nwrk.body = %s\n%s'
+HEADER = 'wrk.headers["%s"] = "%s"\n'
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -23,12 +24,13 @@ class Load:
     others: float = 0.0  # the share of the machine that neither the server nor wrk used
 
 
-def run(url: str, body: bytes, connections: int, seconds: int) -> Load:
+def run(url: str, body: bytes, connections: int, seconds: int, key: str | None = None) -> Load:
     if shutil.which("wrk") is None:
         sys.exit("The benchmark needs wrk: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
-        script.write_text(SCRIPT % _lua(body))
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        script.write_text(SCRIPT % (_lua(body), "".join(HEADER % header for header in headers.items())))
         command = [
             "wrk",
             "-t1",

@@ -33,6 +33,7 @@ class Server:
     tree: Tree
     ready_seconds: float
     pss_bytes: int = 0  # all its processes, after the warm-up
+    key: str | None = None  # a token that each request must bear
 
 
 class Unsupported(Exception):
@@ -56,8 +57,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ask(port: int, method: str, path: str, body: bytes = b"", timeout: float = 120) -> tuple[int, bytes]:
+def ask(
+    port: int, method: str, path: str, body: bytes = b"", timeout: float = 120, key: str | None = None
+) -> tuple[int, bytes]:
     headers = {"Content-Type": "application/json"} if body else {}  # TorchServe trips over an empty JSON document
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request(method, path, body, headers)
@@ -67,19 +72,22 @@ def ask(port: int, method: str, path: str, body: bytes = b"", timeout: float = 1
         connection.close()
 
 
-def answers(port: int, path: str, body: bytes) -> bool:
+def answers(port: int, path: str, body: bytes, key: str | None = None) -> bool:
     try:
-        return ask(port, "POST", path, body, timeout=10)[0] == 200
+        return ask(port, "POST", path, body, timeout=10, key=key)[0] == 200
     except OSError:
         return False
 
 
-def start_flambeau(case: Case, folder: Path) -> Server:
+def start_flambeau(case: Case, folder: Path, tokens: bool = False) -> Server:
     """With access log and metrics on, as installed in this interpreter's environment; without the extra `grpc`'s process."""
-    command = [str(Path(sys.executable).parent / "torchserve")]
-    return _torchserve_like(
-        case, folder, command, Path(sys.executable).parent / "torch-model-archiver", dict(os.environ), grpc=False
-    )
+    binaries = Path(sys.executable).parent
+    command, archiver = [str(binaries / "torchserve")], binaries / "torch-model-archiver"
+    return _torchserve_like(case, folder, command, archiver, dict(os.environ), grpc=False, tokens=tokens)
+
+
+def start_flambeau_tokens(case: Case, folder: Path) -> Server:
+    return start_flambeau(case, folder, tokens=True)
 
 
 def start_torchserve(case: Case, folder: Path) -> Server:
@@ -90,7 +98,13 @@ def start_torchserve(case: Case, folder: Path) -> Server:
 
 
 def _torchserve_like(
-    case: Case, folder: Path, command: list[str], archiver: Path, environment: dict[str, str], grpc: bool = True
+    case: Case,
+    folder: Path,
+    command: list[str],
+    archiver: Path,
+    environment: dict[str, str],
+    grpc: bool = True,
+    tokens: bool = False,
 ) -> Server:
     inference, management, metrics = free_port(), free_port(), free_port()
     grpc_ports = (free_port(), free_port()) if grpc else (0, 0)
@@ -114,25 +128,28 @@ def _torchserve_like(
         f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
         f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={grpc_ports[0]}\ngrpc_management_port={grpc_ports[1]}\n"
         f"model_store={store}\nmetrics_mode=prometheus\ndefault_workers_per_model=1\n"
+        + ("disable_token_authorization=false\nenable_model_api=true\n" if tokens else "")
     )
     argv = [*command, "--start", "--foreground", "--ncs", "--ts-config", str(folder / "config.properties")]
     tree = Tree(argv, folder, {**environment, "TMPDIR": str(folder), "TEMP": str(folder)})
     try:
         tree.wait_ready(lambda: _quietly_ok(inference), 90)
+        keys = json.loads((folder / "key_file.json").read_text()) if tokens else {}
+        key, management_key = (keys[kind]["key"] if tokens else None for kind in ("inference", "management"))
         given = {
             "url": "m.mar",
             "initial_workers": case.workers,
             "batch_size": case.batch,
             "max_batch_delay": case.delay_ms or 100,
         }
-        status, body = ask(management, "POST", "/models?" + urlencode(given | {"synchronous": "true"}))
+        status, body = ask(management, "POST", "/models?" + urlencode(given | {"synchronous": "true"}), key=management_key)
         if status != 200:
             raise RuntimeError(f"registration: {status} {body!r}")
-        seconds = tree.wait_ready(lambda: answers(inference, "/predictions/m", case.body), 60)
+        seconds = tree.wait_ready(lambda: answers(inference, "/predictions/m", case.body, key), 60)
     except BaseException:
         tree.stop()
         raise
-    return Server(f"http://127.0.0.1:{inference}/predictions/m", tree, seconds)
+    return Server(f"http://127.0.0.1:{inference}/predictions/m", tree, seconds, key=key)
 
 
 def _quietly_ok(port: int) -> bool:
@@ -199,6 +216,7 @@ def start_mlserver(case: Case, folder: Path) -> Server:
 
 STARTERS = {
     "flambeau": start_flambeau,
+    "flambeau-tokens": start_flambeau_tokens,
     "mosec": start_mosec,
     "mosec-orjson": start_mosec_orjson,
     "litserve": start_litserve,
@@ -208,8 +226,8 @@ STARTERS = {
 
 
 def version_of(peer: str) -> str:
-    package = {"flambeau": "flambeau", "mosec-orjson": "mosec"}.get(peer, peer)
-    python = Path(sys.executable) if peer == "flambeau" else python_of(package)
+    package = {"flambeau-tokens": "flambeau", "mosec-orjson": "mosec"}.get(peer, peer)
+    python = Path(sys.executable) if package == "flambeau" else python_of(package)
     code = f"import importlib.metadata as m; print(m.version('{package}'))"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
     return done.stdout.strip() or "this tree"

@@ -64,6 +64,6 @@ def test_the_calmest_third_of_the_rounds_counts():
 
 def test_every_gate_is_about_a_case_that_is_measured():
     everything = {(case.name, peer, c): loads(100) for case in CASES for c in case.connections
-                  for peer in ("flambeau", "mosec", "mosec-orjson", "litserve", "torchserve")}  # fmt: skip
+                  for peer in ("flambeau", "flambeau-tokens", "mosec", "mosec-orjson", "litserve", "torchserve")}  # fmt: skip
 
     assert all(gate.found is not None for gate in gates(everything, 1.0))

@@ -21,6 +21,13 @@ class Cors(msgspec.Struct, frozen=True, kw_only=True):
     allowed_headers: str | None = None
 
 
+class ConnectionAge(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a gRPC connection, in milliseconds: when it is asked to end, and how long its calls may go on then."""
+
+    most: int | None = None
+    grace: int | None = None
+
+
 class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     binds: list[str]  # inference addresses: "http://127.0.0.1:8080", "https://…", "unix:/path"
     sax_binds: list[str] = []  # the same for the Sax protocol; its routes are answered on these alone
@@ -55,6 +62,9 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     server_log: str | None = None  # a file; None: standard error
     certificate_file: str | None = None  # PEM; with private_key_file, for the https binds
     private_key_file: str | None = None
+    grpc_tls: bool = False  # with the same certificate
+    grpc_inference_age: ConnectionAge = ConnectionAge()
+    grpc_management_age: ConnectionAge = ConnectionAge()
     metrics_folder: str | None = None  # None: `<runtime>/metrics`
     debug: bool = False
 

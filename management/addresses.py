@@ -48,3 +48,8 @@ def parse(text: str) -> Address:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"{text}: not an address such as http://127.0.0.1:8080 or unix:/path")
     return Address(parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme])
+
+
+def grpc(host: str, port: int) -> Address | None:
+    """None: a port of 0 leaves gRPC out."""
+    return Address("http", host.strip("[]"), port) if port else None

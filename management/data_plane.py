@@ -33,18 +33,18 @@ def http_master(children: Children, runtime: Path, environment: Mapping[str, str
 
 def grpc_process(settings: Settings, children: Children, runtime: Path, environment: Mapping[str, str]) -> Kept | None:
     """Where the extra `grpc` is installed; a port of 0 leaves it out, one that is taken too: HTTP is served all the same."""
-    if not (settings.grpc_inference_port and settings.grpc_management_port and importlib.util.find_spec("grpc")):
+    inference = addresses.grpc(settings.grpc_inference_address, settings.grpc_inference_port)
+    management = addresses.grpc(settings.grpc_management_address, settings.grpc_management_port)
+    if not (inference and management and importlib.util.find_spec("grpc")):
         return None
-    inference = f"{settings.grpc_inference_address}:{settings.grpc_inference_port}"
-    management = f"{settings.grpc_management_address}:{settings.grpc_management_port}"
     try:
         for address in (inference, management):
-            sockets.require_free(addresses.parse(f"http://{address}"))
+            sockets.require_free(address)
     except StartError as taken:
         logger.error("gRPC is not served: %s (grpc_inference_port, grpc_management_port)", taken)
         return None
     argv = [sys.executable, "-m", "flambeau.frontend.grpc_api.server", str(runtime)]
-    return Kept("gRPC", children, [*argv, "--inference", inference, "--management", management], environment)
+    return Kept("gRPC", children, [*argv, "--inference", inference.bind, "--management", management.bind], environment)
 
 
 async def accepting(address: Address, timeout_seconds: float) -> None:

@@ -82,8 +82,6 @@ def _defaults(settings: Settings, given: dict[str, str], where: str) -> Iterator
         yield Finding(
             "note", where, "models loaded at start get at most 4 workers; default_workers_per_model says how many"
         )
-    if settings.enable_grpc_ssl:
-        yield Finding("error", where, "enable_grpc_ssl=true is refused: gRPC is served in plain text")
 
 
 def _archive(path: Path) -> Iterator[Finding]:

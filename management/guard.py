@@ -8,11 +8,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 
 from flask import request
 
-from .addresses import parse
+from .addresses import grpc, parse
 from .errors import Forbidden, StartError
 from .jwt_auth import JwtOptions, UnusableKey, Verifier
 from .platforms import guards_the_network
@@ -41,29 +42,39 @@ class Access:
 
 def decide(settings: Settings, environ: Mapping[str, str]) -> Access:
     """StartError when the management API would be open to whoever reaches this machine."""
-    inference, management = parse(settings.inference_address), parse(settings.management_address)
+    inference, management, sax = (exposed(settings, api) for api in ("inference", "management", "sax"))
     guarded = guards_the_network(environ)
     switch = True if guarded and settings.disable_token_authorization is None else settings.disable_token_authorization
-    sax = parse(settings.sax_address) if settings.cell else inference
-    on_inference = not (inference.loopback and sax.loopback) if switch is None else not switch
-    on_management = not management.loopback if switch is None else not switch
+    on_inference = bool(inference or sax) if switch is None else not switch
+    on_management = bool(management) if switch is None else not switch
     enabled = settings.enable_model_api
     if jwt := jwt_options(settings):
         return Access(False, False, True if enabled is None else enabled, jwt)
-    if not sax.loopback and not on_inference and settings.cell and not (settings.insecure or settings.compat or guarded):
+    forgiven = settings.insecure or settings.compat or guarded
+    if sax and not on_inference and not forgiven:
         raise StartError(
-            f"sax_address={settings.sax_address} is reachable from the network and disable_token_authorization=true: "
+            f"{sax} is reachable from the network and disable_token_authorization=true: "
             "whoever reaches it publishes what runs here. Bind it to 127.0.0.1, leave the tokens on, or say --insecure"
         )
-    if not management.loopback and not on_management:
-        if not (settings.insecure or settings.compat or guarded):
+    if management and not on_management:
+        if not forgiven:
             raise StartError(
-                f"management_address={settings.management_address} is reachable from the network and "
-                "disable_token_authorization=true: whoever reaches it runs code here. Bind it to 127.0.0.1, "
-                "leave the tokens on, or say --insecure"
+                f"{management} is reachable from the network and disable_token_authorization=true: "
+                "whoever reaches it runs code here. Bind it to 127.0.0.1, leave the tokens on, or say --insecure"
             )
-        logger.warning("The management API at %s is open to the network", management.url)
-    return Access(on_inference, on_management, management.loopback or on_management if enabled is None else enabled)
+        logger.warning("The management API is open to the network: %s", management)
+    return Access(on_inference, on_management, not management or on_management if enabled is None else enabled)
+
+
+def exposed(settings: Settings, api: Literal["inference", "management", "sax"]) -> str:
+    """The setting by which other machines reach this API, as `key=value`; "" when they can't."""
+    if api == "sax":
+        listening = {"sax_address": parse(settings.sax_address)} if settings.cell else {}
+    else:
+        listening = {f"{api}_address": parse(getattr(settings, f"{api}_address"))}
+        if by_grpc := grpc(getattr(settings, f"grpc_{api}_address"), getattr(settings, f"grpc_{api}_port")):
+            listening[f"grpc_{api}_address"] = by_grpc
+    return next((f"{key}={getattr(settings, key)}" for key, address in listening.items() if not address.loopback), "")
 
 
 def jwt_options(settings: Settings) -> JwtOptions | None:

@@ -50,18 +50,28 @@ class Settings:
     grpc_management_address: str = _is("127.0.0.1", "host of the gRPC management service")
     grpc_inference_port: int = _is(7070, "where flambeau[grpc] is installed; 0: no gRPC", minimum=0)
     grpc_management_port: int = _is(7071, "where flambeau[grpc] is installed; 0: no gRPC", minimum=0)
-    grpc_inference_max_connection_age_ms: int | None = _is(None, "accepted", minimum=1)
-    grpc_inference_max_connection_age_grace_ms: int | None = _is(None, "accepted", minimum=1)
-    grpc_management_max_connection_age_ms: int | None = _is(None, "accepted", minimum=1)
-    grpc_management_max_connection_age_grace_ms: int | None = _is(None, "accepted", minimum=1)
-    enable_grpc_ssl: bool = _is(False, "true is refused: gRPC is served in plain text")
-    keystore: str | None = _is(None, "PKCS12 file with key and certificate for https addresses", section="TLS")
+    grpc_inference_max_connection_age_ms: int | None = _is(
+        None, "a connection is asked to end then; never when not given", minimum=1
+    )
+    grpc_inference_max_connection_age_grace_ms: int | None = _is(
+        None, "and is cut so long after; its calls may finish when not given", minimum=1
+    )
+    grpc_management_max_connection_age_ms: int | None = _is(
+        None, "a connection is asked to end then; never when not given", minimum=1
+    )
+    grpc_management_max_connection_age_grace_ms: int | None = _is(
+        None, "and is cut so long after; its calls may finish when not given", minimum=1
+    )
+    enable_grpc_ssl: bool = _is(False, "both gRPC services speak TLS, with the certificate below")
+    keystore: str | None = _is(
+        None, "PKCS12 file with key and certificate, for https addresses and enable_grpc_ssl", section="TLS"
+    )
     keystore_pass: str | None = _is(None, "its password")
     keystore_type: str = _is(
         "PKCS12", "JKS is Java's own and can't be read here: convert it by keytool", choices=("PKCS12",)
     )
-    private_key_file: str | None = _is(None, "PEM key for https addresses")
-    certificate_file: str | None = _is(None, "PEM certificate chain for https addresses")
+    private_key_file: str | None = _is(None, "PEM key, instead of a keystore")
+    certificate_file: str | None = _is(None, "PEM certificate chain, instead of a keystore")
     # -- the cell: Sax's protocol, and many machines
     cell: str | None = _is(None, "/sax/<cell>: its models are published and served here", section="The cell")
     sax_root: str | None = _is(None, "folder (or URL) where cells are found; SAX_ROOT, else a folder beside the state")

@@ -1,4 +1,4 @@
-"""The certificate for https addresses: PEM files as they are, or a PKCS12 keystore turned into them in the runtime folder."""
+"""The certificate of https addresses and gRPC: PEM files as they are, or a PKCS12 keystore turned into them for this run."""
 
 import os
 from dataclasses import dataclass
@@ -16,11 +16,9 @@ class Certificate:
 
 
 def certificate(settings: Settings, runtime: Path) -> Certificate | None:
-    """None when no address is https. SettingsError when one is and there is nothing to serve it with."""
+    """None when nothing speaks TLS. SettingsError when something does and there is nothing to do it with."""
     urls = (settings.inference_address, settings.management_address, settings.metrics_address)
-    if settings.enable_grpc_ssl:
-        raise SettingsError("enable_grpc_ssl=true: gRPC is served in plain text; put a proxy with TLS before it")
-    if all(parse(url).scheme != "https" for url in urls):
+    if not settings.enable_grpc_ssl and all(parse(url).scheme != "https" for url in urls):
         return None
     if settings.certificate_file and settings.private_key_file:
         for path in (settings.certificate_file, settings.private_key_file):
@@ -29,7 +27,8 @@ def certificate(settings: Settings, runtime: Path) -> Certificate | None:
         return Certificate(settings.certificate_file, settings.private_key_file)
     if settings.keystore:
         return _from_pkcs12(Path(settings.keystore), settings.keystore_pass or "", runtime)
-    raise SettingsError("an https address needs certificate_file and private_key_file, or keystore and keystore_pass")
+    who = "enable_grpc_ssl" if settings.enable_grpc_ssl else "an https address"
+    raise SettingsError(f"{who} needs certificate_file and private_key_file, or keystore and keystore_pass")
 
 
 def _from_pkcs12(keystore: Path, password: str, runtime: Path) -> Certificate:

@@ -47,6 +47,15 @@ def frontend_options(
         "access_log": str(logs.access_file),
         "certificate_file": certificate.certificate_file if certificate else None,
         "private_key_file": certificate.private_key_file if certificate else None,
+        "grpc_tls": settings.enable_grpc_ssl,
+        "grpc_inference_age": {
+            "most": settings.grpc_inference_max_connection_age_ms,
+            "grace": settings.grpc_inference_max_connection_age_grace_ms,
+        },
+        "grpc_management_age": {
+            "most": settings.grpc_management_max_connection_age_ms,
+            "grace": settings.grpc_management_max_connection_age_grace_ms,
+        },
         "debug": settings.debug,
     }
 

@@ -1,6 +1,6 @@
 """The process that answers gRPC: `python -m flambeau.frontend.grpc_api.server RUNTIME --inference HOST:PORT --management HOST:PORT`
 
-The supervisor execs it when the extra `grpc` is installed. Not for: TLS termination in front of it, or any state.
+The supervisor execs it when the extra `grpc` is installed. Not for: any state.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from ..control import Control
 from ..gate import Gate
 from ..metrics import Metrics
 from ..models import TICK_SECONDS, Models
-from ..options import FrontendOptions, read_options
+from ..options import ConnectionAge, FrontendOptions, read_options
 from ..server import die_with, metrics_folder, parent
 from .access import KeyCheck
 from .inference import PACKAGE as INFERENCE
@@ -28,6 +28,8 @@ from .messages import KSERVE_OIP, TORCHSERVE_OIP, service
 from .open_inference import OpenInference
 
 logger = logging.getLogger(__name__)
+
+FOR_EVER = ConnectionAge()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,12 +54,8 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
     )
     checks = [KeyCheck(Gate(runtime, options))] if options.token_authorization else []
     servers = [
-        await start(inference, inference_services(models, options), options, checks),
-        await start(
-            management,
-            [service(f"{MANAGEMENT}.ManagementAPIsService", Management(runtime / "control.sock").methods())],
-            options,
-        ),
+        await start(inference, inference_services(models, options), options, options.grpc_inference_age, checks),
+        await start(management, management_services(runtime), options, options.grpc_management_age),
     ]
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     while not stop.is_set():
@@ -77,23 +75,42 @@ def inference_services(models: Models, options: FrontendOptions) -> list[grpc.Ge
     return services
 
 
+def management_services(runtime: Path) -> list[grpc.GenericRpcHandler]:
+    """They check no key: the control plane does, to which all is passed on."""
+    return [service(f"{MANAGEMENT}.ManagementAPIsService", Management(runtime / "control.sock").methods())]
+
+
 async def start(
-    address: str, services: list[grpc.GenericRpcHandler], options: FrontendOptions, checks: Sequence[KeyCheck] = ()
+    address: str,
+    services: list[grpc.GenericRpcHandler],
+    options: FrontendOptions,
+    age: ConnectionAge = FOR_EVER,
+    checks: Sequence[KeyCheck] = (),
 ) -> grpc.aio.Server:
-    """Management has no check here: the control plane checks what is passed on."""
+    ages = {"grpc.max_connection_age_ms": age.most, "grpc.max_connection_age_grace_ms": age.grace}
     server = grpc.aio.server(
         interceptors=checks,
         options=[
             ("grpc.max_receive_message_length", options.max_request_bytes),
             ("grpc.max_send_message_length", options.max_response_bytes),
             ("grpc.so_reuseport", 0),
+            *((name, milliseconds) for name, milliseconds in ages.items() if milliseconds is not None),
         ],
     )
     for handler in services:
         server.add_generic_rpc_handlers((handler,))
-    server.add_insecure_port(address)
+    if options.grpc_tls:
+        server.add_secure_port(address, credentials(options))
+    else:
+        server.add_insecure_port(address)
     await server.start()
     return server
+
+
+def credentials(options: FrontendOptions) -> grpc.ServerCredentials:
+    assert options.certificate_file and options.private_key_file  # or the server would have refused to start
+    key, chain = (Path(file).read_bytes() for file in (options.private_key_file, options.certificate_file))
+    return grpc.ssl_server_credentials([(key, chain)])
 
 
 if __name__ == "__main__":

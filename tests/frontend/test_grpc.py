@@ -12,8 +12,9 @@ from flambeau.frontend.grpc_api.access import KeyCheck
 from flambeau.frontend.grpc_api.management import ask
 from flambeau.frontend.grpc_api.messages import message, pool, stub
 from flambeau.frontend.grpc_api.open_inference import request_json
-from flambeau.frontend.grpc_api.server import inference_services, start
+from flambeau.frontend.grpc_api.server import FOR_EVER, inference_services, start
 from flambeau.frontend.multipart import form_data
+from flambeau.frontend.options import ConnectionAge
 
 from .conftest import write_keys
 from .test_server import free_port
@@ -89,7 +90,7 @@ def test_a_management_call_is_the_rest_call_that_it_stands_for(tmp_path):
     assert status == (409, "{}")
 
 
-def call(run, scenario, needs_key=False):
+def call(run, scenario, needs_key=False, age=FOR_EVER):
     """Runs `scenario(ask)` against the gRPC server over the fake worker of a data plane."""
 
     async def with_server(plane):
@@ -104,7 +105,7 @@ def call(run, scenario, needs_key=False):
             [KeyCheck(Gate(plane.runtime, msgspec.structs.replace(options, token_authorization=True)))] if needs_key else []
         )
         address = f"127.0.0.1:{free_port()}"
-        server = await start(address, inference_services(plane.app.models, options), options, checks)
+        server = await start(address, inference_services(plane.app.models, options), options, age, checks)
         async with grpc.aio.insecure_channel(address) as channel:
             await scenario(channel)
         await server.stop(1)
@@ -151,3 +152,16 @@ def test_with_keys_on_a_call_needs_one_and_a_probe_none(run):
         assert "Healthy" in (await ping(Empty())).health
 
     call(run, scenario, needs_key=True)
+
+
+def test_a_connection_ends_at_its_age(run):
+    async def scenario(channel):
+        ping = stub(channel, f"{INFERENCE}.InferenceAPIsService", "Ping")
+        assert (await ping(Empty())).health
+
+        async with asyncio.timeout(5):
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+
+        assert (await ping(Empty())).health  # on a new one
+
+    call(run, scenario, age=ConnectionAge(most=100, grace=100))

@@ -91,6 +91,9 @@ def test_keys_may_be_given_by_the_environment(tmp_path, clock):
     pytest.param({}, (False, False, True), id="a laptop needs no token and may register"),
     pytest.param({"inference_address": "http://0.0.0.0:8080"}, (True, False, True), id="inference on a network"),
     pytest.param({"management_address": "http://0.0.0.0:8081"}, (False, True, True), id="management on a network"),
+    pytest.param({"grpc_inference_address": "0.0.0.0"}, (True, False, True), id="inference by gRPC on a network"),
+    pytest.param({"grpc_management_address": "::"}, (False, True, True), id="management by gRPC on a network"),
+    pytest.param({"grpc_management_address": "::", "grpc_management_port": 0}, (False, False, True), id="no gRPC at all"),
     pytest.param({"cell": "/sax/test", "sax_address": "http://0.0.0.0:8888"}, (True, False, True), id="a cell on a network"),
     pytest.param({"disable_token_authorization": False, "enable_model_api": False}, (True, True, False), id="TorchServe"),
     pytest.param(
@@ -110,10 +113,12 @@ def test_a_cell_open_to_the_network_refuses_to_start():
         guard.decide(settings, {})
 
 
-def test_management_open_to_the_network_refuses_to_start():
-    settings = Settings(management_address="http://0.0.0.0:8081", disable_token_authorization=True)
+@pytest.mark.parametrize("address", ["management_address=http://0.0.0.0:8081", "grpc_management_address=0.0.0.0"])
+def test_management_open_to_the_network_refuses_to_start(address):
+    key, _, value = address.partition("=")
+    settings = Settings(**{key: value}, disable_token_authorization=True)
 
-    with pytest.raises(StartError, match="--insecure"):
+    with pytest.raises(StartError, match=f"{address} is reachable .*--insecure"):
         guard.decide(settings, {})
     guard.decide(settings, {"SAGEMAKER_MULTI_MODEL": "true"})
 

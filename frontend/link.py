@@ -10,6 +10,7 @@ import logging
 from typing import Protocol, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from ..handlers.protocol import (
     LENGTH,
@@ -123,7 +124,8 @@ class Link(asyncio.Protocol):
     def send(self, call: Call, now: float) -> None:
         """Only to be called when `hello` has come."""
         self._next_id = call.id = self._next_id + 1
-        frame = pack(Kind.REQUEST, call.id, call.request, call.body)
+        head = call.request if now == call.submitted else replace(call.request, waited_seconds=now - call.submitted)
+        frame = pack(Kind.REQUEST, call.id, head, call.body)
         if not self.in_flight:
             self.heard = now
         if not self._unsent:  # frames of one turn of the event loop share a system call

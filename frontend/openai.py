@@ -132,7 +132,10 @@ class OpenAI:
             raise Invalid("encoding_format: float or base64 is wanted.", "encoding_format")
         dimensions = body.whole(given, "dimensions", 1, 1, 1 << 20) if "dimensions" in given else None
         answer = await generating.embed(
-            self._models, self._find(request, name), EmbedRequest(inputs=inputs, dimensions=dimensions), request
+            self._models,
+            self._find(request, name),
+            EmbedRequest(inputs=inputs, dimensions=dimensions, salt=schema.salt_of(given)),
+            request,
         )
         data = [
             {"object": "embedding", "index": index, "embedding": vector if encoding == "float" else packed(vector)}

@@ -48,7 +48,7 @@ def completion(body: bytes) -> TextRequest:
     if whole(given, "best_of", 1, 1, MAX_CHOICES) > whole(given, "n", 1, 1, MAX_CHOICES):
         raise Invalid("best_of: more candidates than n are not supported.", "best_of")
     logprobs = whole(given, "logprobs", -1, -1, MAX_LOGPROBS)
-    echo = flag(given, "echo")
+    echo, streaming = flag(given, "echo"), streaming_of(given)
     sampling = sampling_of(given, default_max_tokens=16, logprobs=logprobs if logprobs >= 0 else None, echo=echo)
     requests = [
         GenerationRequest(
@@ -56,8 +56,10 @@ def completion(body: bytes) -> TextRequest:
             prompt_ids=None if isinstance(prompt, str) else prompt,
             sampling=sampling,
             echo=echo,
-            stream=flag(given, "stream"),
+            stream=streaming.wanted,
+            continuous_usage=streaming.continuous_usage,
             priority=priority_of(given),
+            salt=salt_of(given),
         )
         for prompt in prompts_of(given)
     ]
@@ -66,7 +68,7 @@ def completion(body: bytes) -> TextRequest:
     return TextRequest(
         text(given, "model"),
         requests,
-        streaming_of(given),
+        streaming,
         logprobs=logprobs >= 0,
         top_logprobs=max(logprobs, 0),
         echo=echo,
@@ -97,7 +99,7 @@ def chat(body: bytes) -> TextRequest:
     top = whole(given, "top_logprobs", 0, 0, MAX_LOGPROBS)
     if top and not logprobs:
         raise Invalid("top_logprobs needs logprobs: true.", "top_logprobs")
-    continued = flag(given, "continue_final_message")
+    continued, streaming = flag(given, "continue_final_message"), streaming_of(given)
     request = GenerationRequest(
         messages=messages_of(given),
         tools=[{"type": "function", "function": function} for function in tools.functions] or None,
@@ -105,11 +107,13 @@ def chat(body: bytes) -> TextRequest:
         continue_final_message=continued,
         template_options=options_of(given, "chat_template_kwargs"),
         sampling=sampling_of(given, None, logprobs=top if logprobs else None, grammar=tools.grammar()),
-        stream=flag(given, "stream"),
+        stream=streaming.wanted,
+        continuous_usage=streaming.continuous_usage,
         priority=priority_of(given),
+        salt=salt_of(given),
     )
     return TextRequest(
-        text(given, "model"), [request], streaming_of(given), chat=True, logprobs=logprobs, top_logprobs=top, tools=tools
+        text(given, "model"), [request], streaming, chat=True, logprobs=logprobs, top_logprobs=top, tools=tools
     )
 
 
@@ -206,10 +210,15 @@ def options_of(given: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
+def salt_of(given: dict[str, Any]) -> str:
+    return text(given, "cache_salt", "")
+
+
 def priority_of(given: dict[str, Any]) -> int:
     return whole(given, "priority", 0, -(1 << 31), 1 << 31)
 
 
 def streaming_of(given: dict[str, Any]) -> Streaming:
-    options = options_of(given, "stream_options")
-    return Streaming(flag(given, "stream"), bool(options.get("include_usage")), bool(options.get("continuous_usage_stats")))
+    options, wanted = options_of(given, "stream_options"), flag(given, "stream")
+    continuous = wanted and bool(options.get("continuous_usage_stats"))
+    return Streaming(wanted, bool(options.get("include_usage")), continuous)

@@ -5,6 +5,7 @@ Several prompts of one request run beside each other. Not for: reading bodies (`
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -61,12 +62,13 @@ class Stream:
 
     def __init__(self, wanted: TextRequest, head: dict[str, Any]) -> None:
         self._wanted, self._head = wanted, head
-        self._usage = Usage(0, 0)
+        self._usages: dict[int, Usage] = {}  # of each prompt, so far
         self._letters: dict[int, int] = {}  # of each choice, so far
         self._listeners: dict[int, Listener] = {}
 
     def chunks(self, index: int, event: GenerationEvent) -> Iterator[dict[str, Any]]:
-        self._usage = answers.add(self._usage, event.usage) if event.usage else self._usage
+        if event.usage:
+            self._usages[index // self._wanted.requests[0].sampling.n] = event.usage
         choices = self._choices(index, event)
         if self._wanted.chat and index not in self._letters:
             choices = [answers.role_choice(index), *choices]
@@ -76,7 +78,7 @@ class Stream:
 
     def last(self) -> list[dict[str, Any]]:
         usage = self._wanted.streaming.usage
-        return [self._head | {"choices": [], "usage": answers.usage_of(self._usage)}] if usage else []
+        return [self._head | {"choices": [], "usage": self._usage()}] if usage else []
 
     def _choices(self, index: int, event: GenerationEvent) -> list[dict[str, Any]]:
         wanted = self._wanted
@@ -93,10 +95,13 @@ class Stream:
         last = answers.chunk_choice(wanted, index, event, 0)
         return [answers.calls_choice(index, calls), last] if calls else [last]
 
+    def _usage(self) -> dict[str, Any]:
+        return answers.usage_of(functools.reduce(answers.add, self._usages.values(), Usage(0, 0)))
+
     def _extra(self) -> dict[str, Any]:
         streaming = self._wanted.streaming
         if streaming.continuous_usage:
-            return {"usage": answers.usage_of(self._usage)}
+            return {"usage": self._usage()}
         return {"usage": None} if streaming.usage else {}
 
 

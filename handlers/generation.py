@@ -60,7 +60,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     sampling: SamplingParams = SamplingParams()
     truncate_prompt: bool = False  # cut a prompt that is too long from the left, rather than refuse it
     echo: bool = False  # the prompt comes first in the answer
+    salt: str = ""  # prompts share what is kept of their beginnings only with those of the same salt: a tenant, an adapter
     stream: bool = True  # False: one event with everything for each choice
+    continuous_usage: bool = False  # every event says what was used so far
     priority: int = 0  # lower ones come first
 
 
@@ -87,7 +89,9 @@ class GenerationEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     prompt_logprobs: list[TokenLogprob] | None = None  # in the choice's first event
     finish_reason: FinishReason | None = None  # in the choice's last event
     stop_reason: str | int | None = None  # the stop string or token that ended it
-    usage: Usage | None = None  # in the request's last event
+    usage: Usage | None = (
+        None  # of the whole request, in its last event; in all of them when `continuous_usage` was asked for
+    )
     error: str = ""
 
 
@@ -96,6 +100,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     prefix: str = ""
     suffixes: list[str]
+    salt: str = ""
 
 
 class ScoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +111,7 @@ class ScoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: list[str | list[int]]  # texts or tokens
     dimensions: int | None = None
+    salt: str = ""
 
 
 class EmbedAnswer(msgspec.Struct, frozen=True, kw_only=True):

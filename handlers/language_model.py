@@ -138,10 +138,9 @@ class LanguageModel:
 
         def done() -> None:
             self._jobs.pop(request.id, None)
-            watch.done()
             finish()
 
-        self._jobs[request.id] = Generation(self.engine, self.tokenizer, wanted, emit, done, watch.saw)
+        self._jobs[request.id] = Generation(self.engine, self.tokenizer, wanted, emit, done, watch)
 
     def score(self, request: Request, reply: Reply) -> None:
         self.run_scoring(request, reply, _decode(request, ScoreRequest), lambda answer: _respond(reply, answer))
@@ -149,7 +148,7 @@ class LanguageModel:
     def run_scoring(
         self, request: Request, reply: Reply, wanted: ScoreRequest, done: Callable[[ScoreAnswer], None]
     ) -> None:
-        job = Scoring(self.engine, self.tokenizer, wanted, lambda answer: self._finish(request, reply, answer, done))
+        job = Scoring(self.engine, self.tokenizer, wanted, self._finishing(request, reply, done))
         self._keep(request, reply, job)
 
     def embed(self, request: Request, reply: Reply) -> None:
@@ -158,7 +157,7 @@ class LanguageModel:
     def run_embedding(
         self, request: Request, reply: Reply, wanted: EmbedRequest, done: Callable[[EmbedAnswer], None]
     ) -> None:
-        job = Embedding(self.engine, self.tokenizer, wanted, lambda answer: self._finish(request, reply, answer, done))
+        job = Embedding(self.engine, self.tokenizer, wanted, self._finishing(request, reply, done))
         self._keep(request, reply, job)
 
     def tokenize(self, request: Request, reply: Reply) -> None:
@@ -183,12 +182,18 @@ class LanguageModel:
         if not reply.closed:
             self._jobs[request.id] = job
 
-    def _finish(self, request: Request, reply: Reply, answer: T | Failed, done: Callable[[T], None]) -> None:
-        self._jobs.pop(request.id, None)
-        if isinstance(answer, Failed):
-            reply.respond(str(answer).encode(), status=503, error="InternalServerException")
-        else:
-            done(answer)
+    def _finishing(self, request: Request, reply: Reply, done: Callable[[T], None]) -> Callable[[T | Failed], None]:
+        watch = self.metrics.watch(request)
+
+        def finish(answer: T | Failed) -> None:
+            self._jobs.pop(request.id, None)
+            watch.ended("error" if isinstance(answer, Failed) else "stop")
+            if isinstance(answer, Failed):
+                reply.respond(str(answer).encode(), status=503, error="InternalServerException")
+            else:
+                done(answer)
+
+        return finish
 
     def _template(self, folder: Path) -> str:
         """The configured chat template: a file of the archive, or the template itself."""

@@ -14,20 +14,23 @@ class Failed(Exception):
 
 
 class Scoring:
-    """Log-likelihood of each suffix after the prefix which they share."""
+    """Log-likelihood of each suffix after the prefix which they share.
+
+    As evaluation harnesses have it, blanks at the prefix's end belong to the suffixes: tokens begin with blanks.
+    """
 
     def __init__(
         self, engine: EngineLike, tokenizer: Tokenizer, request: ScoreRequest, done: Callable[[ScoreAnswer | Failed], None]
     ) -> None:
-        self._engine, self._done = engine, done
-        prefix = len(tokenizer.encode(request.prefix))
-        whole = [tokenizer.encode(request.prefix + suffix) for suffix in request.suffixes]
-        self._counts = [max(len(ids) - prefix, 0) for ids in whole]
-        self._scores = [0.0] * len(whole)
+        self._engine, self._done, self._salt = engine, done, request.salt
+        prefix = request.prefix.rstrip()
+        blanks = request.prefix[len(prefix) :]
+        before = tokenizer.encode(prefix) or tokenizer.beginning
+        ends = [continuation(tokenizer, prefix, blanks + suffix) if suffix else [] for suffix in request.suffixes]
+        self._counts = [max(len(before + ids) - max(len(before), 1), 0) for ids in ends]
+        self._scores = [0.0] * len(ends)
         self._open = {index for index, count in enumerate(self._counts) if count}
-        self._handles: list[int] = []
-        for index in sorted(self._open):
-            self._handles.append(self._add(index, whole[index], max(prefix, 1)))
+        self._handles = [self._add(index, before + ends[index], max(len(before), 1)) for index in sorted(self._open)]
         if not self._open:
             self._finish()
 
@@ -47,10 +50,19 @@ class Scoring:
                 if not self._open:
                     self._finish()
 
-        return self._engine.add_request(ids, READ_ONLY, take, kind="score", score_from=score_from)
+        return self._engine.add_request(ids, READ_ONLY, take, kind="score", score_from=score_from, salt=self._salt)
 
     def _finish(self) -> None:
         self._done(ScoreAnswer(scores=self._scores, token_counts=self._counts))
+
+
+def continuation(tokenizer: Tokenizer, prefix: str, suffix: str) -> list[int]:
+    """The suffix's tokens as they come after the prefix, or where both would melt into one token, after a line's end."""
+    for before in (prefix, "\n"):
+        begin, whole = tokenizer.encode(before), tokenizer.encode(before + suffix)
+        if whole[: len(begin)] == begin and len(whole) > len(begin):
+            return whole[len(begin) :]
+    return tokenizer.encode(suffix, add_special_tokens=False)
 
 
 class Embedding:
@@ -59,7 +71,8 @@ class Embedding:
     def __init__(
         self, engine: EngineLike, tokenizer: Tokenizer, request: EmbedRequest, done: Callable[[EmbedAnswer | Failed], None]
     ) -> None:
-        self._engine, self._done, self._dimensions = engine, done, request.dimensions
+        self._engine, self._done = engine, done
+        self._dimensions, self._salt = request.dimensions, request.salt
         prompts = [tokenizer.encode(item) if isinstance(item, str) else item for item in request.inputs]
         if not prompts or not all(prompts):
             raise InvalidRequest("inputs must not be empty", "input")
@@ -83,7 +96,7 @@ class Embedding:
             if not self._open:
                 self._done(EmbedAnswer(embeddings=self._vectors, prompt_tokens=self._tokens))
 
-        return self._engine.add_request(ids, READ_ONLY, take, kind="embed")
+        return self._engine.add_request(ids, READ_ONLY, take, kind="embed", salt=self._salt)
 
     def _cut(self, vector: list[float]) -> list[float]:
         """The first dimensions, brought back to length 1."""

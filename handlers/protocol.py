@@ -71,6 +71,7 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     query: bytes = b""  # only on the routes that pass it on
     url_path: str = ""  # what followed the version in the path
     priority: int = 0
+    waited_seconds: float = 0.0  # in the model's queue, before it was sent
 
 
 class ResponseHead(msgspec.Struct, frozen=True, array_like=True):

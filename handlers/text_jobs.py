@@ -18,6 +18,7 @@ from .generation import (
     TokenLogprob,
     Usage,
 )
+from .text_metrics import Watch
 from .tokenizer import Tokenizer, render_chat
 
 Emit = Callable[[GenerationEvent], None]
@@ -63,16 +64,16 @@ class Generation:
         request: GenerationRequest,
         emit: Emit,
         done: Callable[[], None],
-        saw: Callable[[int], None],
+        watch: Watch,
     ) -> None:
-        """`saw` is told how many tokens each step gave, also when nobody wants them one by one."""
+        """`watch` sees every step's tokens, also when nobody wants them one by one."""
         self.ids = self._fit(prompt_ids(tokenizer, request), engine.max_model_len, request)
         self._engine, self._tokenizer, self._request = engine, tokenizer, request
-        self._emit, self._done, self._saw = emit, done, saw
+        self._emit, self._done, self._watch = emit, done, watch
         params = request.sampling
         self._choices = [Choice(self._stream(params)) for _ in range(params.n)]
         self._cached = 0
-        self.handle = engine.add_request(self.ids, params, self._take, kind="generate", priority=request.priority)
+        self.handle = engine.add_request(self.ids, params, self._take, priority=request.priority, salt=request.salt)
 
     def _stream(self, params: SamplingParams) -> TextStream:
         tokenizer, skip = self._tokenizer, params.skip_special_tokens
@@ -105,7 +106,7 @@ class Generation:
             return
         choice.tokens += len(event.token_ids)
         if event.token_ids:
-            self._saw(len(event.token_ids))
+            self._watch.saw(len(event.token_ids), event.began)
         self._cached = max(self._cached, event.cached_tokens)
         piece = choice.stream.push(event.token_ids, event.logprobs)
         finish, reason = event.finish, event.stop_reason
@@ -146,11 +147,12 @@ class Generation:
                     prompt_logprobs=prompt_logprobs,
                     finish_reason=finish,
                     stop_reason=reason,
-                    usage=self.usage if last else None,
+                    usage=self.usage if last or self._request.continuous_usage else None,
                     error=event.error,
                 ),
             )
         if last:
+            self._watch.ended(finish or "stop", self.usage)
             self._done()
 
     def _deliver(self, choice: Choice, event: GenerationEvent) -> None:

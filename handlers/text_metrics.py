@@ -1,11 +1,12 @@
-"""What an engine tells the metrics: totals and gauges at most once a second, times of each request as they are known."""
+"""What an engine tells the metrics: totals and gauges at most once a second, each request's own numbers as they are known."""
 
 import time
 from collections.abc import Callable
 
 from .base import Request
 from .engine.interface import EngineLike, Stats
-from .metrics import Metrics, MetricTypes
+from .generation import FinishReason, Usage
+from .metrics import Dimension, Metrics, MetricTypes
 
 EVERY_SECONDS = 1.0
 TOTALS = {  # metric → counter of Stats
@@ -14,7 +15,6 @@ TOTALS = {  # metric → counter of Stats
     "LlmCachedPromptTokens": "cached_tokens",
     "LlmPreemptions": "preempted",
     "LlmAbortedRequests": "aborted",
-    "LlmFinishedRequests": "finished",
 }
 
 
@@ -43,31 +43,52 @@ class TextMetrics:
         self._told = stats
 
     def watch(self, request: Request) -> "Watch":
-        return Watch(self, request.arrived, self._clock)
+        return Watch(self, request.arrived - request.head.waited_seconds, self._clock)
 
-    def observe(self, name: str, seconds: float) -> None:
+    def finished(self, reason: FinishReason) -> None:
+        if self._metrics is not None:
+            model = [("ModelName", self._metrics.model_name), ("Level", "Model"), ("FinishReason", reason)]
+            self._metrics.add_counter("LlmFinishedRequests", 1, dimensions=[Dimension(*pair) for pair in model])
+
+    def observe_seconds(self, name: str, seconds: float) -> None:
         if self._metrics is not None:
             self._metrics.add_time(name, seconds * 1000, metric_type=MetricTypes.HISTOGRAM)
 
+    def observe_tokens(self, name: str, tokens: int) -> None:
+        if self._metrics is not None:
+            self._metrics.add_metric(name, tokens, "count", metric_type=MetricTypes.HISTOGRAM)
+
 
 class Watch:
-    """The times of one request: to its first token, between tokens on average, whole."""
+    """One request's numbers. Its time begins when the server had it, in whichever queue it waited."""
 
     def __init__(self, metrics: TextMetrics, arrived: float, clock: Callable[[], float]) -> None:
         self._metrics, self._arrived, self._clock = metrics, arrived, clock
+        self._began: float | None = None
         self._first: float | None = None
         self._more = 0  # tokens after the first step
 
-    def saw(self, tokens: int) -> None:
-        """A step gave the request so many."""
-        if self._first is None:
-            self._first = self._clock()
-            self._metrics.observe("LlmTimeToFirstToken", self._first - self._arrived)
-        else:
+    def saw(self, tokens: int, began: float | None = None) -> None:
+        """A step gave the request so many; `began` is when an engine that knows it began to read the prompt."""
+        if self._first is not None:
             self._more += tokens
+            return
+        self._began, self._first = began, self._clock()
+        self._metrics.observe_seconds("LlmTimeToFirstToken", self._first - self._arrived)
+        if began is not None:
+            self._metrics.observe_seconds("LlmQueueTime", began - self._arrived)
+            self._metrics.observe_seconds("LlmPrefillTime", self._first - began)
 
-    def done(self) -> None:
-        now = self._clock()
-        if self._first is not None and self._more:
-            self._metrics.observe("LlmInterTokenLatency", (now - self._first) / self._more)
-        self._metrics.observe("LlmRequestTime", now - self._arrived)
+    def ended(self, reason: FinishReason, usage: Usage | None = None) -> None:
+        now, metrics = self._clock(), self._metrics
+        metrics.finished(reason)
+        metrics.observe_seconds("LlmRequestTime", now - self._arrived)
+        if usage is not None:
+            metrics.observe_tokens("LlmRequestPromptTokens", usage.prompt_tokens)
+            metrics.observe_tokens("LlmRequestGeneratedTokens", usage.completion_tokens)
+        if self._first is not None:
+            metrics.observe_seconds("LlmDecodeTime", now - self._first)
+            if self._more:
+                metrics.observe_seconds("LlmInterTokenLatency", (now - self._first) / self._more)
+        if self._began is not None:
+            metrics.observe_seconds("LlmInferenceTime", now - self._began)

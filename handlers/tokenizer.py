@@ -27,6 +27,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     eos_token_id: int
     eos_token_ids: tuple[int, ...]
+    beginning: list[int]  # what a text begins after, so that its first token can be scored: at most one token
     chat_template: str | None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
@@ -51,6 +52,7 @@ class ByteTokenizer:
     bos_token = "<|begin|>"
 
     def __init__(self, chat_template: str | None = None) -> None:
+        self.beginning = [self.bos_token_id]
         self.chat_template: str | None = chat_template or BYTE_TEMPLATE
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -80,6 +82,7 @@ class HfTokenizer:
         own = [] if inner.eos_token_id is None else [inner.eos_token_id]
         self.eos_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own, *eos_token_ids]))
         self.eos_token_id = self.eos_token_ids[0] if self.eos_token_ids else -1
+        self.beginning = [inner.bos_token_id] if inner.bos_token_id is not None else list(self.eos_token_ids[:1])
         self.chat_template: str | None = chat_template or inner.chat_template
         self._texts: dict[int, str] = {}
         self._special = {*inner.all_special_ids, *(id for id, token in inner.added_tokens_decoder.items() if token.special)}

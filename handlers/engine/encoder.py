@@ -32,6 +32,7 @@ class EncoderEngine:
         kind: RequestKind = "generate",
         priority: int = 0,
         score_from: int = 1,
+        salt: str = "",
     ) -> int:
         if kind != "embed":
             raise InvalidRequest(f"an encoder does not {kind}")

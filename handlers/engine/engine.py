@@ -70,6 +70,7 @@ class Engine:
         kind: RequestKind = "generate",
         priority: int = 0,
         score_from: int = 1,
+        salt: str = "",
     ) -> int:
         self._check(ids, params, kind)
         handle = next(self._handles)
@@ -87,6 +88,7 @@ class Engine:
                 kind=kind,
                 order=(priority, handle),
                 seed=seed + index,
+                salt=salt,
                 score_from=score_from if index == 0 and score_from >= 0 and kind != "embed" else None,
                 after=rows[0] if rows else None,
                 grammar=self._grammars.matcher(params.grammar) if self._grammars and params.grammar else None,
@@ -253,7 +255,7 @@ class Engine:
         for row, event in events:
             if not row.told:
                 row.told = True
-                event.cached_tokens = row.cached
+                event.cached_tokens, event.began = row.cached, row.began
                 event.prompt_logprobs = row.scored if row.score_from is not None else None
                 self._counts["prompt_tokens"] += row.prompt_length
                 self._counts["cached_tokens"] += row.cached

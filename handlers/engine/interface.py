@@ -35,6 +35,7 @@ class Event:
     finish: FinishReason | None = None
     stop_reason: int | None = None  # the token that ended it, when that was one of stop_token_ids
     cached_tokens: int = 0  # of the prompt; known in the first event
+    began: float | None = None  # time.monotonic() when its prompt's reading began; in the first event, if the engine knows
     error: str = ""
 
 
@@ -80,10 +81,12 @@ class EngineLike(Protocol):
         kind: RequestKind = "generate",
         priority: int = 0,
         score_from: int = 1,
+        salt: str = "",
     ) -> int:
         """Queue a request and return its handle; InvalidRequest for what can't be done. Lower priorities come first.
 
-        `score` gives the log-probabilities of the prompt's tokens from position `score_from` on.
+        `score` gives the log-probabilities of the prompt's tokens from position `score_from` on. Kept prefixes are shared among
+        requests of the same `salt` only.
         """
 
     def abort(self, handle: int, index: int | None = None) -> None:

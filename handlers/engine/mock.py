@@ -61,6 +61,7 @@ class Row:
     priority: int
     score_from: int
     state: int = 0  # digest of the context so far
+    began: float = 0.0
     prefilled: bool = False
     output: list[int] = field(default_factory=list)
 
@@ -99,6 +100,7 @@ class MockEngine:
         kind: RequestKind = "generate",
         priority: int = 0,
         score_from: int = 1,
+        salt: str = "",
     ) -> int:
         if len(ids) >= self.max_model_len:
             raise InvalidRequest(f"the prompt has {len(ids)} tokens, the model takes {self.max_model_len}", "prompt")
@@ -160,6 +162,7 @@ class MockEngine:
         decoding = len(self._running)
         while self._waiting and len(self._running) < self._max_rows:
             self._running.append(self._waiting.pop(0))
+            self._running[-1].began = time.monotonic()
         prefill = sum(len(row.prompt) for row in self._running if not row.prefilled)
         self._counts["prompt_tokens"] += prefill
         return self._timing.seconds(decoding, prefill)
@@ -184,6 +187,7 @@ class MockEngine:
         event = Event(row.index)
         if not row.prefilled:
             row.prefilled = True
+            event.began = row.began
             event.prompt_logprobs = self._prompt_logprobs(row)
         if row.kind != "generate" or row.params.max_tokens == 0:
             event.finish = "length" if row.kind == "generate" else "stop"

@@ -6,6 +6,7 @@ rather than failed. Not for: running anything.
 """
 
 import heapq
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -155,12 +156,13 @@ class Scheduler:
         return first is not None and first.slot is not None and first.computed < first.prompt_length
 
     def _start(self, sequence: Sequence) -> None:
-        place = self.slots.place(sequence.ids, sequence.reusable)
+        place = self.slots.place(sequence.ids, sequence.reusable, sequence.salt)
         if place.copy_from is not None:
             self._copy_prefix(place.copy_from, place.slot, place.kept)
         sequence.slot, sequence.computed = place.slot, place.kept
         if not sequence.told:
             sequence.cached = min(place.kept, sequence.prompt_length)
+            sequence.began = sequence.began or time.monotonic()
         self.running.append(sequence)
 
     def _least_important(self) -> Sequence:

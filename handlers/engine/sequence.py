@@ -19,6 +19,7 @@ class Sequence:
     kind: RequestKind
     order: tuple[int, int]  # (priority, arrival): lower ones come first
     seed: int
+    salt: str = ""  # shares prefixes with its like only
     score_from: int | None = None  # first position whose log-probability is wanted
     after: "Sequence | None" = None  # a choice of the same request, whose prompt this one waits to share
     prompt_length: int = 0
@@ -29,6 +30,7 @@ class Sequence:
     states: Tensor | None = None  # what an embedding is made of
     grammar: Matcher | None = None
     told: bool = False  # had its first event
+    began: float = 0.0  # time.monotonic() when it got its first row
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.ids)

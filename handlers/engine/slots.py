@@ -13,6 +13,7 @@ SHORTEST_PREFIX = 8  # fewer kept tokens are not worth a copy
 @dataclass(slots=True)
 class Slot:
     ids: list[int] = field(default_factory=list)  # tokens whose keys and values stand here
+    salt: str = ""  # whose they are: nobody else finds them
     used: bool = False
     released: int = 0  # when, for the least recently used
 
@@ -34,15 +35,15 @@ class SlotTable:
     def free(self) -> int:
         return sum(not slot.used for slot in self._slots)
 
-    def place(self, ids: Sequence[int], reusable: int) -> Placement:
+    def place(self, ids: Sequence[int], reusable: int, salt: str = "") -> Placement:
         """A free slot for these tokens; the caller copies what `copy_from` says."""
-        kept, source = self._longest(ids, reusable)
+        kept, source = self._longest(ids, reusable, salt)
         if source is not None and not self._slots[source].used:
             target, copy = source, None
         else:
             target, copy = self._least_worth(), source
         slot = self._slots[target]
-        slot.used, slot.ids = True, list(ids[:kept])
+        slot.used, slot.ids, slot.salt = True, list(ids[:kept]), salt
         return Placement(target, kept, copy)
 
     def extend(self, slot: int, ids: Sequence[int]) -> None:
@@ -58,12 +59,12 @@ class SlotTable:
         for slot in self._slots:
             slot.ids = []
 
-    def _longest(self, ids: Sequence[int], reusable: int) -> tuple[int, int | None]:
+    def _longest(self, ids: Sequence[int], reusable: int, salt: str) -> tuple[int, int | None]:
         best, source = SHORTEST_PREFIX - 1, None
         if not self._reuse:
             return 0, None
         for number, slot in enumerate(self._slots):
-            length = common_prefix(slot.ids, ids, reusable)
+            length = common_prefix(slot.ids, ids, reusable) if slot.salt == salt else 0
             if length > best or (length == best and source is not None and not slot.used and self._slots[source].used):
                 best, source = length, number
         return (best, source) if source is not None else (0, None)

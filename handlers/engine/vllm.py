@@ -63,6 +63,7 @@ class VllmEngine:
         kind: RequestKind = "generate",
         priority: int = 0,
         score_from: int = 1,
+        salt: str = "",
     ) -> int:
         if kind == "embed":
             raise InvalidRequest("this engine does not embed")

@@ -80,6 +80,19 @@ def test_a_streamed_chat_begins_with_the_role_and_says_the_same(serve):
     serve(scenario)
 
 
+def test_a_stream_may_count_its_tokens_as_they_come(serve):
+    async def scenario(client, worker, plane):
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        asked = {"model": "m", "prompt": ["one", "two"], "n": 2, "max_tokens": 3}
+        chunks = [chunk async for chunk in await client.completions.create(**asked, stream=True, stream_options=options)]
+
+        counts = [chunk.usage.completion_tokens for chunk in chunks]
+        assert counts == sorted(counts) and set(counts) >= {1, 11} and counts[-1] == 12
+        assert chunks[-1].choices == [] and chunks[-1].usage.prompt_tokens == 6
+
+    serve(scenario)
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_several_prompts_and_choices_are_numbered_in_order(serve, streamed):
     async def scenario(client, worker, plane):

@@ -1,3 +1,4 @@
+import pytest
 from text_fakes import run, send, start
 
 from flambeau.handlers.base import Request
@@ -23,7 +24,7 @@ def test_what_an_engine_tells_is_taken_by_the_workers_store():
     metrics.look(busy=True)
     watch.saw(1)
     watch.saw(1)
-    watch.done()
+    watch.ended("stop")
 
     kinds = {metric.name: metric.kind for metric in store.pending}
     assert kinds["LlmGeneratedTokens"] == "counter"
@@ -48,4 +49,32 @@ def test_an_engine_counts_its_tokens_and_times_its_requests(tmp_path):
         "LlmRequestTime",
         "LlmRequestsRunning",
         "LlmKvCacheUsage",
+        "LlmQueueTime",
+        "LlmPrefillTime",
+        "LlmDecodeTime",
+        "LlmInferenceTime",
+        "LlmRequestPromptTokens",
+        "LlmRequestGeneratedTokens",
     } <= set(told)
+
+
+@pytest.mark.parametrize(("asked", "reason"), [({"max_tokens": 5}, "length"), ({"stop": ("a", " ", "e", "b")}, "stop")])
+def test_why_a_request_ended_is_counted(tmp_path, asked, reason):
+    model = start(TextGeneration, tmp_path, engine="mock", mock={"steps_per_second": 0})
+    model.metrics._metrics = metrics = Metrics("m")
+    sampling = SamplingParams(**{"max_tokens": 200, "n": 3} | asked)
+
+    run(model, send(model, "generate", GenerationRequest(prompt="abc", sampling=sampling)))
+
+    (counted,) = [metric for metric in metrics.drain() if metric.name == "LlmFinishedRequests"]
+    assert counted.value == 1 and ("FinishReason", reason) in counted.dimensions
+
+
+def test_a_requests_time_begins_in_the_models_queue():
+    store = Metrics("chat")
+    metrics = TextMetrics(Engine(), store, lambda: 100.0)
+
+    metrics.watch(Request(1, RequestHead("generate", "1", [], waited_seconds=2.0), memoryview(b""), 97.0)).saw(1, 98.0)
+
+    told = {metric.name: metric.value for metric in store.drain()}
+    assert told == {"LlmTimeToFirstToken": 5000, "LlmQueueTime": 3000, "LlmPrefillTime": 2000}

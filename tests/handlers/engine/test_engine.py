@@ -49,10 +49,10 @@ class Answer:
         return self.events[-1].finish if self.events else None
 
 
-def ask(engine, ids, kind="generate", priority=0, score_from=1, **params):
+def ask(engine, ids, kind="generate", priority=0, score_from=1, salt="", **params):
     answer = Answer()
     params = SamplingParams(**{"temperature": 0, **params})
-    answer.handle = engine.add_request(ids, params, answer, kind=kind, priority=priority, score_from=score_from)
+    answer.handle = engine.add_request(ids, params, answer, kind=kind, priority=priority, score_from=score_from, salt=salt)
     return answer
 
 
@@ -172,6 +172,22 @@ def test_a_kept_prefix_is_not_read_again():
     assert second.events[0].cached_tokens == 60 and again.events[0].cached_tokens == 59
     assert again.tokens() == first.tokens()
     assert second.tokens() == tiny_models.generate(tiny_models.model("llama"), [*prompt, 99, 98], 5)
+
+
+@pytest.mark.parametrize("kind", ["generate", "score", "embed"])
+def test_a_prefix_kept_under_one_salt_is_found_under_no_other(kind):
+    engine, prompt = make(), list(range(60))
+    ask(engine, prompt, kind, salt="ours", max_tokens=4)
+    run(engine)
+
+    others = [ask(engine, prompt, salt=salt, max_tokens=4) for salt in ("theirs", "")]
+    run(engine)
+    assert engine.stats().cached_tokens == 0
+
+    ask(engine, prompt, salt="ours", max_tokens=4)
+    run(engine)
+    assert engine.stats().cached_tokens == 59
+    assert others[0].tokens() == others[1].tokens()
 
 
 def test_choices_share_the_reading_of_their_prompt():

@@ -114,6 +114,47 @@ def test_scores_come_in_the_texts_own_words():
     assert likely > unlikely
 
 
+def score(model, prefix, *suffixes):
+    reply = worker.run(model, worker.send(model, "score", ScoreRequest(prefix=prefix, suffixes=[*suffixes])))
+    return msgspec.msgpack.decode(reply.body, type=ScoreAnswer)
+
+
+@torch.inference_mode()
+def own_score(before, after):
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    ids = torch.tensor([before + after])
+    values = torch.log_softmax(model(ids).logits[0], -1)
+    return sum(float(values[at - 1, ids[0, at]]) for at in range(len(before), ids.shape[1]))
+
+
+def test_a_suffix_that_would_melt_into_the_prefix_has_tokens_of_its_own():
+    model = worker.start(Scoring, FOLDER, dtype="float32")
+    encode = model.tokenizer.encode
+    assert len(encode(" file")) == 1
+
+    answer = score(model, " fi", "le", " license")
+
+    assert answer.scores == pytest.approx(
+        [own_score(encode(" fi"), encode("le")), own_score(encode(" fi"), encode(" license"))], abs=1e-3
+    )
+    assert answer.token_counts == [1, 1]
+
+
+def test_blanks_before_a_suffix_are_its_own():
+    model = worker.start(Scoring, FOLDER, dtype="float32")
+
+    assert score(model, "The ", "license", "file") == score(model, "The", " license", " file")
+
+
+def test_the_first_token_of_a_text_is_scored_too():
+    model = worker.start(Scoring, FOLDER, dtype="float32")
+    first, text = model.tokenizer.beginning, model.tokenizer.encode("There")
+
+    answer = score(model, "", "There", "")
+
+    assert answer.scores == pytest.approx([own_score(first, text), 0], abs=1e-3) and answer.token_counts == [len(text), 0]
+
+
 def test_pieces_add_up_to_what_decoding_at_once_gives():
     tokenizer, chance = HfTokenizer.load(FOLDER), random.Random(2)
     for _ in range(20):

@@ -14,6 +14,10 @@ from .agent import MachineAgent, Spec
 NAMESPACE = "flambeau"
 TAG = "sax_tag:"  # a Ray resource of this prefix is a tag of the machine
 CALL_SECONDS = 120.0
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # without a head for so long Ray ends us; the next of us finds the new one
+}
 
 
 class ClusterError(Exception):
@@ -22,9 +26,10 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """One machine of the cluster."""
+    """One machine of the cluster. Its id is the cluster's, and another one after each start; its name lasts."""
 
     id: str
+    name: str
     host: str
     chip: str = "cpu"
     topology: str = "1"
@@ -43,7 +48,6 @@ class Remote(Protocol):
 class Backend(Protocol):
     def nodes(self) -> list[Node]: ...
     def agent(self, node: Node, spec: Spec) -> Remote: ...
-    def close(self) -> None: ...
 
 
 def backend(cluster: str, folder: Path) -> Backend:
@@ -57,13 +61,11 @@ class LocalBackend:
         self._count = count
 
     def nodes(self) -> list[Node]:
-        return [Node(f"local-{number}", "127.0.0.1") for number in range(self._count)]
+        names = [f"local-{number}" for number in range(self._count)]
+        return [Node(name, name, "127.0.0.1") for name in names]
 
     def agent(self, node: Node, spec: Spec) -> Remote:
         return MachineAgent(spec)
-
-    def close(self) -> None:
-        pass
 
 
 class RayBackend:
@@ -71,7 +73,8 @@ class RayBackend:
 
     def __init__(self, address: str, folder: Path) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError:
@@ -83,8 +86,7 @@ class RayBackend:
             raise ClusterError(f"{address}: {error}") from None
 
     def nodes(self) -> list[Node]:
-        alive = [node for node in self._ray.nodes() if node["Alive"]]
-        return [node_of(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in alive]
+        return [node_of(node) for node in self._ray.nodes() if node["Alive"]]
 
     def agent(self, node: Node, spec: Spec) -> Remote:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -98,9 +100,6 @@ class RayBackend:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
         return _Actor(self._ray, actor.remote(spec))
-
-    def close(self) -> None:
-        self._ray.shutdown()
 
 
 class _Actor:
@@ -129,9 +128,12 @@ class _Actor:
             raise ClusterError(str(error).strip().splitlines()[-1]) from None
 
 
-def node_of(id: str, host: str, resources: Mapping[str, float]) -> Node:
-    """Accelerators and tags are Ray resources."""
+def node_of(told: Mapping[str, Any]) -> Node:
+    """As Ray describes it: its name is its address unless `ray start --node-name` said another; accelerators and tags are
+    resources."""
+    resources, host = told["Resources"], told["NodeManagerAddress"]
     chips = [name.removeprefix("accelerator_type:").lower() for name in resources if name.startswith("accelerator_type:")]
     tags = tuple(sorted(name.removeprefix(TAG) for name in resources if name.startswith(TAG)))
     gpus = int(resources.get("GPU", 0))
-    return Node(id, host, chips[0] if chips and gpus else "cpu", str(gpus or 1), tags)
+    chip = chips[0] if chips and gpus else "cpu"
+    return Node(told["NodeID"], told.get("NodeName") or host, host, chip, str(gpus or 1), tags)

@@ -9,13 +9,17 @@ import hashlib
 import logging
 import os
 import select
+import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from ..cell.errors import SaxError
-from ..cell.root import CellRoot
+from ..cell.root import CellRoot, Location
 from .agent import Spec, digests
 from .backends import Backend, ClusterError, Node, Remote, backend
 
@@ -34,44 +38,65 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, str] = {}
 
 
+@dataclass
+class Machine:
+    """A machine of the cluster, as the keeper knows it."""
+
+    node: Node
+    agent: Remote | None = None
+    pid: int = 0  # of its server
+    visit: threading.Thread | None = None
+
+
 class Keeper:
-    def __init__(self, task: Task, machines: Backend) -> None:
+    """A thread visits each machine: one that hangs keeps no other waiting."""
+
+    def __init__(self, task: Task, cluster: Backend) -> None:
         self._task = task
-        self._backend = machines
+        self._cluster = cluster
         self._root = CellRoot(task.sax_root, task.cell)
-        self._agents: dict[str, Remote] = {}
-        self._pids: dict[str, int] = {}
+        self._machines: dict[str, Machine] = {}  # by the node's id
 
     def look(self) -> None:
-        """Every machine once; what goes wrong with one does not concern the others."""
+        """Has every machine visited, unless the visit before is still under way."""
         location, archives = self._root.location(), digests(Path(self._task.model_store))
-        nodes = {node.id: node for node in self._backend.nodes()}
-        for gone in self._agents.keys() - nodes.keys():
-            logger.warning("machine %s has left the cluster", gone[:12])
-            del self._agents[gone]
-        for node in nodes.values():
-            try:
-                agent = self._agents.get(node.id) or self._backend.agent(node, self._spec(node))
-                self._agents[node.id] = agent
-                for name in agent.missing(archives):
-                    agent.receive(name, archives[name], (Path(self._task.model_store) / name).read_bytes())
-                pid = agent.ensure(location.address, location.incarnation)
-                if self._pids.get(node.id) != pid:
-                    logger.info("machine %s has a server: process %d", node.id[:12], pid)
-                self._pids[node.id] = pid
-            except (ClusterError, OSError, ValueError) as error:
-                self._agents.pop(node.id, None)
-                logger.error("machine %s: %s", node.id[:12], error)
+        nodes = {node.id: node for node in self._cluster.nodes()}
+        for gone in self._machines.keys() - nodes.keys():
+            logger.warning("machine %s has left the cluster", self._machines.pop(gone).node.name)
+        for id, node in nodes.items():
+            machine = self._machines.setdefault(id, Machine(node))
+            if machine.visit is None or not machine.visit.is_alive():
+                machine.visit = threading.Thread(target=self._visit, args=(machine, location, archives), daemon=True)
+                machine.visit.start()
 
     def stop(self) -> None:
-        for id, agent in self._agents.items():
-            try:
-                agent.stop()
-            except (ClusterError, OSError) as error:
-                logger.error("machine %s is not stopped: %s", id[:12], error)
+        with ThreadPoolExecutor(len(self._machines) or 1) as side_by_side:
+            list(side_by_side.map(self._stop, self._machines.values()))
+
+    def _visit(self, machine: Machine, location: Location, archives: dict[str, str]) -> None:
+        name = machine.node.name
+        try:
+            agent = machine.agent or self._cluster.agent(machine.node, self._spec(machine.node))
+            for archive in agent.missing(archives):
+                agent.receive(archive, archives[archive], (Path(self._task.model_store) / archive).read_bytes())
+            pid = agent.ensure(location.address, location.incarnation)
+            if machine.pid != pid:
+                logger.info("machine %s has a server: process %d", name, pid)
+            machine.agent, machine.pid = agent, pid
+        except (ClusterError, OSError, ValueError, subprocess.SubprocessError) as error:
+            machine.agent = None
+            logger.error("machine %s: %s", name, error)
+
+    def _stop(self, machine: Machine) -> None:
+        try:
+            if machine.agent:
+                machine.agent.stop()
+        except (ClusterError, OSError) as error:
+            logger.error("machine %s is not stopped: %s", machine.node.name, error)
 
     def _spec(self, node: Node) -> Spec:
-        name = hashlib.sha256(f"{self._task.cell} {node.id}".encode()).hexdigest()[:12]
+        """Its folder goes by its name: a server that outlived Ray's head is found again by whoever comes after it."""
+        name = hashlib.sha256(f"{self._task.cell} {node.name}".encode()).hexdigest()[:12]
         return Spec(
             cell=self._task.cell,
             key=self._root.key().decode(),

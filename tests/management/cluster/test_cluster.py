@@ -3,14 +3,17 @@
 import hashlib
 import os
 import signal
+import threading
 
 import psutil
 import pytest
 import requests
 
 from flambeau import sax
+from flambeau.management.cell.root import CellRoot, Location
 from flambeau.management.cluster.agent import MachineAgent, Spec, digests
 from flambeau.management.cluster.backends import Node, node_of
+from flambeau.management.cluster.keeper import Keeper, Task
 
 from ...sax.cluster import GEMMA, MODEL, until
 from ...sax.test_walkthroughs import free_port
@@ -71,8 +74,71 @@ def test_archives_are_fetched_by_their_content_and_checked(agent, tmp_path):
             agent.missing({name: "0"})
 
 
-def test_accelerators_and_tags_are_ray_resources():
+def test_accelerators_and_tags_are_ray_resources_and_a_node_s_name_is_its_address_unless_it_has_another():
     resources = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:H100": 1.0, "sax_tag:fast": 1.0, "node:10.0.0.1": 1.0}
+    told = {"NodeID": "n", "NodeManagerAddress": "10.0.0.1", "NodeName": "big", "Resources": resources}
 
-    assert node_of("n", "10.0.0.1", resources) == Node("n", "10.0.0.1", "h100", "2", ("fast",))
-    assert node_of("n", "10.0.0.1", {"CPU": 8.0}) == Node("n", "10.0.0.1")
+    assert node_of(told) == Node("n", "big", "10.0.0.1", "h100", "2", ("fast",))
+    assert node_of(told | {"NodeName": "", "Resources": {"CPU": 8.0}}) == Node("n", "10.0.0.1", "10.0.0.1")
+
+
+class PretendCluster:
+    """Its agents note where their machine's folder is; that of `stuck` never answers."""
+
+    def __init__(self):
+        self.ids, self.specs, self.over = ["1"], {}, threading.Event()
+
+    def nodes(self):
+        return [Node(id, f"machine-{id[0]}", "127.0.0.1") for id in self.ids]
+
+    def agent(self, node, spec):
+        self.specs[node.id] = spec
+        return PretendAgent(self.over if node.id == "stuck" else None)
+
+
+class PretendAgent:
+    def __init__(self, over):
+        self._over = over
+
+    def missing(self, archives):
+        if self._over:
+            self._over.wait(20)
+        return []
+
+    def ensure(self, location, incarnation):
+        return 1
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    root = CellRoot(str(tmp_path), "/sax/test")
+    root.create(str(tmp_path))
+    root.announce(Location(address="h:1", incarnation="i"))
+    task = Task(cluster="", cell="/sax/test", sax_root=str(tmp_path), folder="/machines", model_store=str(tmp_path))
+    cluster = PretendCluster()
+    yield Keeper(task, cluster), cluster
+    cluster.over.set()
+
+
+def test_a_machine_that_comes_back_as_another_node_has_its_folder_again(keeper):
+    keeper, cluster = keeper
+    keeper.look()
+    until(lambda: "1" in cluster.specs)
+    cluster.ids = ["1-again", "2"]
+
+    keeper.look()
+
+    until(lambda: len(cluster.specs) == 3)
+    assert cluster.specs["1"].folder == cluster.specs["1-again"].folder != cluster.specs["2"].folder
+
+
+def test_a_machine_that_hangs_keeps_no_other_waiting(keeper):
+    keeper, cluster = keeper
+    cluster.ids = ["stuck"]
+    keeper.look()
+    cluster.ids = ["stuck", "1"]
+
+    keeper.look()
+
+    until(lambda: "1" in cluster.specs, 5)
+    assert list(cluster.specs) == ["stuck", "1"]

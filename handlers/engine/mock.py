@@ -88,6 +88,7 @@ class MockEngine:
         self._waiting: list[Row] = []
         self._running: list[Row] = []
         self._due: float | None = None  # when the step under way is over
+        self._over: float | None = None  # when the one before was to be over
         self._handles = 0
         self._counts = {"prompt_tokens": 0, "generated_tokens": 0, "finished": 0, "aborted": 0, "steps": 0}
 
@@ -127,18 +128,25 @@ class MockEngine:
     def step(self) -> bool:
         """Starts a step, naps while it lasts, ends it; one call does at most one nap."""
         if not self._waiting and not self._running:
-            self._due = None
+            self._due = self._over = None
             return False
         if self._due is None:
-            self._due = self._clock() + self._begin()
+            self._due = self._start() + self._begin()
         rest = self._due - self._clock()
         if rest > 0:
             time.sleep(min(rest, NAP_SECONDS))
             if rest > NAP_SECONDS:
                 return True
-        self._due = None
+        over, self._due = self._due, None
         self._deliver()
-        return bool(self._waiting or self._running)
+        busy = bool(self._waiting or self._running)
+        self._over = over if busy else None
+        return busy
+
+    def _start(self) -> float:
+        """Of a step: the end of the last one, as on a device which is fed ahead; so what the host does costs nothing."""
+        now = self._clock()
+        return self._over if self._over is not None and now - self._over < NAP_SECONDS else now
 
     def stats(self) -> Stats:
         used = sum(len(row.prompt) + len(row.output) for row in self._running)

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 CORRECTION_RANGE = (0.25, 4.0)
 CORRECTION_STEP = 0.2  # how much of a new observation is believed
+DOUBTFUL = 0.03  # lines which are known less well than this are not to be trusted
 
 
 class Performance(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -29,7 +30,12 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     decode_r_squared: float | None = None
     prefill_r_squared: float | None = None
     margins: dict[str, float] = {}  # half the 95 % interval of each parameter
+    doubt: float | None = None  # half the 95 % interval of the lines, relative to their height; None: not known
     tokens: bool = True  # false: requests are single items, which the prefill stands for
+
+    @property
+    def trusted(self) -> bool:
+        return self.doubt is not None and self.doubt <= DOUBTFUL
 
 
 @dataclass

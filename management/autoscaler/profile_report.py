@@ -15,7 +15,25 @@ def as_table(profile: Profile) -> str:
     if profile.decode is not None:
         lines.append(_line("decode step", ("alpha", "beta"), "streams", profile.decode))
     lines.append(_line("prefill" if found.tokens else "answer", ("gamma", "delta"), _unit(profile), profile.prefill))
+    lines.append(_verdict(profile))
     return "\n".join(lines)
+
+
+def _verdict(profile: Profile) -> str:
+    """How well the lines are known; aloud when that is not well enough."""
+    found, rounds = profile.performance, f"{profile.rounds} round{'' if profile.rounds == 1 else 's'}"
+    if found.doubt is None:
+        return (
+            f"NOT TO BE TRUSTED: {rounds} say{'s' if profile.rounds == 1 else ''} nothing of the error; more --repeats do"
+        )
+    known = f"known to within {found.doubt:.1%} after {rounds}, {_unit_of_time(profile)} timed by the {profile.timed_by}"
+    if found.trusted:
+        return known
+    return f"NOT TO BE TRUSTED, {known}: the machine is busy, or times lie on no line; try again, or with more --repeats"
+
+
+def _unit_of_time(profile: Profile) -> str:
+    return "first tokens" if profile.performance.tokens else "answers"
 
 
 def _unit(profile: Profile) -> str:
@@ -25,7 +43,8 @@ def _unit(profile: Profile) -> str:
 def _line(what: str, names: tuple[str, str], unit: str, line: Line) -> str:
     intercept = f"{names[0]} {line.intercept:.4g} ± {line.intercept_margin:.2g}"
     slope = f"{names[1]} {line.slope:.4g} ± {line.slope_margin:.2g}"
-    return f"{what:12} = {intercept} + {slope} × {unit}   R² {line.r_squared:.4f}"
+    without = f", {line.left_out} points far off left out" if line.left_out else ""
+    return f"{what:12} = {intercept} + {slope} × {unit}   R² {line.r_squared:.4f}{without}"
 
 
 def draw(profile: Profile, path: Path) -> None:
@@ -40,7 +59,7 @@ def draw(profile: Profile, path: Path) -> None:
         xs = sorted({x for x, _ in points})
         axes.plot([x for x, _ in points], [y for _, y in points], ".", color="#2d6a4f", alpha=0.5)
         axes.plot(xs, [line.at(x) for x in xs], color="#c8553d", label=f"R² {line.r_squared:.4f}")
-        axes.set(title=title, xlabel=unit, ylabel="ms", ylim=(0, None))
+        axes.set(title=title, xlabel=unit, ylabel="ms", ylim=(0, 1.5 * line.at(xs[-1])))  # far off is far off
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

@@ -21,16 +21,23 @@ class Wanted:
     repeats: int
 
 
-async def run(server: Server, management: Server, wanted: Wanted, body: bytes | None, *, save: bool) -> Profile:
+@dataclass(frozen=True)
+class Addresses:
+    inference: Server
+    management: Server
+    metrics: Server | None = None  # None: first tokens are timed by our own clock
+
+
+async def run(at: Addresses, wanted: Wanted, body: bytes | None, *, save: bool) -> Profile:
     """`body` None: a token model, over the OpenAI routes; else what is posted to its predictions."""
     plan = Plan(wanted.batches, wanted.prompts, wanted.answer_tokens, wanted.repeats)
-    async with _alone(management, wanted.model, wanted.accelerator):
+    async with _alone(at.management, wanted.model, wanted.accelerator):
         if body is None:
-            result = await profile_tokens(server, wanted.model, wanted.accelerator, plan)
+            result = await profile_tokens(at.inference, at.metrics, wanted.model, wanted.accelerator, plan)
         else:
-            result = await profile_items(server, wanted.model, wanted.accelerator, plan, body)
+            result = await profile_items(at.inference, wanted.model, wanted.accelerator, plan, body)
     if save:
-        await management.json("POST", "/autoscaler/performance", msgspec.to_builtins(result.performance))
+        await at.management.json("POST", "/autoscaler/performance", msgspec.to_builtins(result.performance))
     return result
 
 

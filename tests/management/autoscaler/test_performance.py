@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from flambeau.management.autoscaler.config import AutoscalerConfigError, read_config, read_slo
-from flambeau.management.autoscaler.fit import TooFewPoints, fit_line
-from flambeau.management.autoscaler.performance import Book, Performance
+from flambeau.management.autoscaler.fit import TooFewPoints, fit_line, typical
+from flambeau.management.autoscaler.performance import DOUBTFUL, Book, Performance
 
 
 def test_a_line_is_found_with_its_margins():
@@ -22,6 +22,32 @@ def test_a_line_is_found_with_its_margins():
 def test_no_time_is_below_zero():
     assert fit_line([1, 2, 3], [5, 4, 3]).slope == 0
     assert fit_line([1, 2, 3], [0.1, 2, 4]).intercept == 0
+
+
+def test_what_is_typical_does_not_move_when_two_in_five_times_are_late():
+    random = np.random.default_rng(3)
+    times = random.normal(20, 0.1, 100)
+
+    late = times + random.exponential(10, 100) * (np.arange(100) % 5 < 2)
+
+    assert typical(late) == pytest.approx(20, abs=0.1)
+
+
+def test_a_line_leaves_out_what_lies_far_from_it():
+    random = np.random.default_rng(4)
+    x = [float(n) for n in (1, 2, 4, 8) for _ in range(9)]
+    y = [20 + 2 * n + random.normal(0, 0.05) + (random.exponential(8) if i % 3 == 0 else 0) for i, n in enumerate(x)]
+
+    line = fit_line(x, y)
+
+    assert (line.intercept, line.slope) == (pytest.approx(20, rel=0.01), pytest.approx(2, rel=0.02))
+    assert 8 <= line.left_out <= 14 and line.doubt < 0.01
+
+
+def test_a_line_keeps_every_place_it_has():
+    line = fit_line([1, 1, 1, 2, 2, 2, 9, 9, 9], [1, 1, 1, 2, 2, 2, 30, 30, 30])
+
+    assert line.left_out == 0 and line.doubt > DOUBTFUL
 
 
 def test_a_line_needs_two_places():

@@ -103,16 +103,17 @@ def test_the_autoscaler_is_paused_and_told_to_try_only(server):
 
 
 def test_a_profile_finds_the_planted_times_and_tells_the_autoscaler(server):
-    urls = ["--url", server.client.inference, "--management", server.client.management]
+    urls = ["--url", server.client.inference, "--management", server.client.management, "--metrics", server.client.metrics]
 
     arguments = ["chat", *urls, "--accelerator", "here", "--batches", "1,4", "--prompts", "20,120", "--repeats", "2"]
     result = CliRunner().invoke(profile, [*arguments, "--tokens", "20", "--plot", str(server.folder / "fit.png")])
 
     assert result.exit_code == 0, result.output
+    assert "first tokens timed by the worker" in result.output
     assert "R²" in result.output and (server.folder / "fit.png").exists()
     told = ask(server, "GET", "/autoscaler")
     (known,) = told["performance"]
-    # Generous: the test shares its cores with others. The benchmark holds it to 3 %.
-    assert known["alpha"] + 2 * known["beta"] == pytest.approx(24, rel=0.2)
-    assert known["gamma"] + 100 * known["delta"] == pytest.approx(110, rel=0.2)
+    # Generous: two rounds only, on shared cores. The demonstration holds it to 3 %.
+    assert known["alpha"] + 2 * known["beta"] == pytest.approx(24, rel=0.1)
+    assert known["gamma"] + 100 * known["delta"] == pytest.approx(110, rel=0.1)
     assert not told["paused"]

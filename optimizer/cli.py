@@ -39,7 +39,7 @@ def serve(stateful: bool, host: str | None, port: int | None) -> None:
 @click.option("--unlimited", is_flag=True, help="As if capacity had no end.")
 @click.option("--explain", is_flag=True, help="Say of each accelerator why or why not.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into a PNG (needs matplotlib).")
-@click.option("--what-if", type=FILE, help="Another system: print what would change from the first to it.")
+@click.option("--what-if", type=FILE, help="Another system: what would change from the first to it.")
 def solve(
     system: Path,
     as_json: bool,
@@ -60,8 +60,10 @@ def solve(
     try:
         solved = report.solve_file(system, given, explain=explain)
         other = report.solve_file(what_if, given) if what_if else None
-        if other:
+        if other and as_json:
             click.echo(report.as_difference(solved, other))
+        elif other:
+            report.print_difference(solved, other)
         elif as_json:
             click.echo(report.as_json(solved))
         else:

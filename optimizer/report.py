@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .validate import problems
 from .wire import encode, parse
 
 _BAR = 20  # characters
+WIDE = 110  # columns: narrower terminals have no room for each server's bars
 
 
 class NoPicture(Exception):
@@ -48,6 +50,29 @@ def as_json(solved: Solved) -> str:
 
 def as_difference(before: Solved, after: Solved) -> str:
     return json.dumps(encode(difference(before.solution, after.solution)), indent=4)
+
+
+def print_difference(before: Solved, after: Solved) -> None:
+    """Who gets something else, and what it comes to."""
+    told = difference(before.solution, after.solution)
+    table = _table("server", "now", "then", "cost", right=(3,))
+    for name, each in told["changed"].items():
+        costs = [part["cost"] if part else 0.0 for part in (each["before"], each["after"])]
+        table.add_row(name, _given(each["before"]), _given(each["after"]), _more(costs[1] - costs[0]))
+    served, cost = told["served"], told["cost"]
+    table.add_row("all", f"{served['before']} served", f"{served['after']} served", _more(cost["difference"]))
+    Console().print(table)
+
+
+def _more(cost: float) -> str:
+    return f"{'+' if cost > 0 else ''}{_money(cost)}"
+
+
+def _given(allocation: dict[str, Any] | None) -> str:
+    if not allocation or not allocation["numReplicas"]:
+        return "-"
+    parts = allocation.get("parts") or [allocation]
+    return " and ".join(f"{part['numReplicas']} {part['accelerator']}" for part in parts)
 
 
 @dataclass(frozen=True)
@@ -88,7 +113,8 @@ def print_tables(solved: Solved, console: Console | None = None) -> None:
     console = console or Console()
     for problem in solved.problems:
         console.print(f"[yellow]{problem}[/]", highlight=False)
-    console.print(_servers(solved))
+    console.print(_servers(solved, bar_width=10 if console.width >= WIDE else 0))
+    console.print()
     console.print(_accelerators(solved))
     for server in sorted(solved.system.servers.keys() - solved.solution.chosen.keys()):
         told = explanations(solved.solution)[server]
@@ -101,21 +127,35 @@ def print_tables(solved: Solved, console: Console | None = None) -> None:
         console.print(f"Time ran out: the cost may be up to {exact.gap:.2%} above the least.")
 
 
-def _servers(solved: Solved) -> Table:
-    table = Table("server", "accelerator", "replicas", "batch", "cost", "ITL ms", "TTFT ms", "room ITL", "room TTFT")
+def _servers(solved: Solved, bar_width: int) -> Table:
+    heads = ("server", "on", "replicas", "batch", "cost", "ITL ms", "room", "TTFT ms", "room")
+    table = _table(*heads, right=range(2, len(heads)))
     for name, parts in sorted(solved.solution.chosen.items()):
         for part in parts:
             room = headroom(solved, name, part)
             wanted = "" if part.short_of is None else f" of {part.short_of}"
             table.add_row(
-                *(name, part.accelerator or "-", f"{part.replicas}{wanted}", str(part.batch), f"{part.cost:,.2f}"),
-                *(f"{part.itl:.1f}", f"{part.ttft:.1f}", _share(room.itl), _share(room.ttft)),
+                *(name, part.accelerator or "-", f"{part.replicas}{wanted}", str(part.batch), _money(part.cost)),
+                *(f"{part.itl:.1f}", _share(room.itl, bar_width)),
+                *(f"{part.ttft:,.0f}", _share(room.ttft, bar_width)),
             )
     return table
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{_bar(max(value, 0.0), 1.0, 10)} {value:.0%}"
+def _table(*heads: str, right: Collection[int]) -> Table:
+    """Narrow enough for a terminal; names are never cut short."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for at, head in enumerate(heads):
+        table.add_column(head, justify="right" if at in right else "left", no_wrap=True)
+    return table
+
+
+def _money(cost: float) -> str:
+    return f"{cost:,.2f}" if abs(cost) < 1000 else f"{cost:,.0f}"
+
+
+def _share(value: float | None, bar_width: int) -> str:
+    return "" if value is None else f"{_bar(max(value, 0.0), 1.0, bar_width)} {value:4.0%}".strip()
 
 
 def _bar(value: float, full: float, width: int = _BAR) -> str:
@@ -129,14 +169,14 @@ def _accelerators(solved: Solved) -> Table:
         cost_by_accelerator(solved.solution),
         solved.solution.units_used(),
     )
-    table = Table("accelerator", "replicas", "cost", "", "type in use")
+    table = _table("accelerator", "replicas", "cost", "share", "type in use", right=(1, 2))
     for name, count in replicas.items():
         kind = solved.system.accelerators[name].type
         table.add_row(
-            *(name, str(count), f"{costs[name]:,.2f}", _bar(costs[name], solved.solution.cost)),
+            *(name, str(count), _money(costs[name]), _bar(costs[name], solved.solution.cost)),
             f"{used.get(kind, 0)} of {solved.system.capacity.get(kind, 0)} {kind}",
         )
-    table.add_row("all", str(sum(replicas.values())), f"{solved.solution.cost:,.2f}", "", "")
+    table.add_row("all", str(sum(replicas.values())), _money(solved.solution.cost), "", "")
     return table
 
 
@@ -175,6 +215,7 @@ def _draw_headroom(solved: Solved, axes: Any) -> None:
         axes.set_yticks(list(places), [name for name, _ in rooms], fontsize=7)
     else:
         axes.set_yticks([])
+    axes.invert_yaxis()  # in the tables' order
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_title("room below each target, %")
     axes.legend(frameon=False)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -34,6 +35,16 @@ def test_solve_prints_a_table_with_who_is_not_served(system):
     assert "two: no capacity was left" in output
 
 
+def test_a_narrow_terminal_cuts_no_name_short(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    sample = Path(__file__).parents[2] / "examples" / "optimizer" / "large.json"
+
+    lines = CliRunner().invoke(optimizer, ["solve", str(sample)]).output.splitlines()
+
+    assert any(line.startswith("Premium-mixtral_8_7b 2xG2") for line in lines)
+    assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
+
+
 def test_solve_prints_what_the_rest_would_answer(system):
     result = CliRunner().invoke(optimizer, ["solve", str(system), "--json", "--unlimited"])
 
@@ -52,9 +63,11 @@ def test_solve_tells_what_would_change(system, tmp_path):
     more["capacityData"]["count"][0]["count"] = 100
     (tmp_path / "more.json").write_text(json.dumps(more))
 
-    result = CliRunner().invoke(optimizer, ["solve", str(system), "--what-if", str(tmp_path / "more.json")])
+    asked = ["solve", str(system), "--what-if", str(tmp_path / "more.json")]
+    table, told = (CliRunner().invoke(optimizer, [*asked, *more]).output for more in ([], ["--json"]))
 
-    assert json.loads(result.output)["served"] == {"before": 1, "after": 2}
+    assert json.loads(told)["served"] == {"before": 1, "after": 2}
+    assert table.split("two")[1].split()[:3] == ["-", "3", "A"] and "2 served" in table
 
 
 def test_solve_tells_why_a_file_cannot_be_read(tmp_path):

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test test-ray test-clients check format lint types layers bench bench-llm bench-optimizer demo-autoscaler clean
+.PHONY: demo test test-ray test-clients check format lint types layers bench bench-llm bench-optimizer demo-autoscaler protos clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -61,6 +61,11 @@ bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/R
 
 demo-autoscaler: $(VENV)/.installed  ## load rises and falls, workers follow; into benchmarks/RESULTS-autoscaler.md
 	@$(BIN)/python benchmarks/autoscaler/demo.py
+
+protos: $(VENV)/.installed  ## gRPC's contracts as protoc reads them, after a change in frontend/grpc_api/protos
+	@$(BIN)/python -m pip install -q grpcio-tools
+	@cd frontend/grpc_api/protos && $(abspath $(BIN))/python -m grpc_tools.protoc -I. --include_imports \
+	  --descriptor_set_out=all.binpb inference.proto management.proto open_inference.proto
 
 clean:
 	@rm -rf $(VENV) .typing build *.egg-info

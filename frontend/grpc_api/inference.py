@@ -3,45 +3,15 @@
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
-
-from ..errors import RequestError, status_of, type_of
+from ..errors import BadRequest, RequestError, status_of
 from ..models import Models, Stream
 from ..multipart import form_data
+from .errors import code_of, told
 from .messages import message
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
-
-# HTTP status → gRPC code; anything else is INTERNAL
-CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    405: grpc.StatusCode.UNIMPLEMENTED,
-    409: grpc.StatusCode.ALREADY_EXISTS,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-    507: grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
-
-
-def code_of(status: int) -> grpc.StatusCode:
-    return CODES.get(status, grpc.StatusCode.INTERNAL)
-
-
-@asynccontextmanager
-async def told(context: Any) -> AsyncIterator[None]:
-    """What goes wrong inside ends the call with the code and the words that the REST API would use."""
-    try:
-        yield
-    except RequestError as error:
-        await context.abort(code_of(status_of(error)), f"{error}\n{type_of(error)}")
 
 
 class Inference:
@@ -61,7 +31,7 @@ class Inference:
     async def ping(self, request: Any, context: Any) -> Any:
         self._models.refresh()
         status = "Healthy" if self._models.table.healthy else "Unhealthy"
-        return self._health(health=json.dumps({"status": status}, indent=2) + "\n")
+        return self._health(health=json.dumps({"status": status}, indent=2))
 
     async def predictions(self, request: Any, context: Any) -> Any:
         async with told(context), self._stream(request) as stream:
@@ -77,16 +47,18 @@ class Inference:
         """One call for a whole sequence; what goes wrong with one request does not end the others."""
         async for request in requests:
             try:
-                async with self._stream(request, sequence_id=request.sequenceId) as stream:
+                async with self._stream(request, sequence_id=request.sequence_id) as stream:
                     async for chunk in stream:
-                        yield self._response(prediction=chunk, sequenceId=request.sequenceId)
+                        yield self._response(prediction=chunk, sequence_id=request.sequence_id)
             except RequestError as error:
-                answer = self._response(sequenceId=request.sequenceId)
+                answer = self._response(sequence_id=request.sequence_id)
                 answer.status.code = code_of(status_of(error)).value[0]
                 answer.status.message = str(error)
                 yield answer
 
     def _stream(self, request: Any, sequence_id: str = "") -> Stream:
+        if not request.model_name:
+            raise BadRequest("Parameter model_name is required.")
         queue = self._models.find(request.model_name, request.model_version or None)
         body, content_type = form_data(dict(request.input))
         headers = [(b"Content-Type", content_type)]

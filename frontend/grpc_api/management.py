@@ -1,12 +1,13 @@
 """ManagementAPIsService: each call is the REST call that it stands for, made on the control plane's socket."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from .inference import code_of
+from .errors import code_of, words
 from .messages import message
 
 PACKAGE = "org.pytorch.serve.grpc.management"
@@ -38,16 +39,27 @@ class Management:
             authorization = dict(context.invocation_metadata() or ()).get("authorization", "")
             status, body = await ask(self._socket, method, f"{path(request)}?{query}", authorization)
             if status >= 400:
-                await context.abort(code_of(status), body)
-            return self._response(msg=body)
+                await context.abort(code_of(status), refusal(body))
+            return self._response(msg=told(body))
 
         return call
 
 
 REGISTER = (
     "batch_size", "handler", "initial_workers", "max_batch_delay", "model_name", "response_timeout", "runtime",
-    "synchronous", "url", "s3_sse_kms",
+    "synchronous", "url", "s3_sse_kms", "startup_timeout",
 )  # fmt: skip
+
+
+def told(body: str) -> str:
+    """The words of a status, which TorchServe sends bare; all else is the REST API's JSON."""
+    answer = json.loads(body)
+    return str(answer["status"]) if isinstance(answer, dict) and list(answer) == ["status"] else body.rstrip("\n")
+
+
+def refusal(body: str) -> str:
+    error = json.loads(body)
+    return words(error["message"], error["type"])
 
 
 def path_of(request: Any) -> str:

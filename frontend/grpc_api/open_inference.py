@@ -13,8 +13,8 @@ from google.protobuf.json_format import MessageToDict
 
 from ..errors import BadRequest, ModelError, RequestError
 from ..models import Models
-from ..tensors import array_from
-from .inference import told
+from ..tensors import array_bytes, array_from
+from .errors import told
 from .messages import message
 
 CONTENTS = {
@@ -77,21 +77,22 @@ class OpenInference:
             return self._response(request, queue.route.version, answer.body)
 
     def _response(self, request: Any, version: str, body: bytes) -> Any:
+        """Raw where the request was, as its client may read nothing else, and where a datatype has no other form."""
         try:
-            given = json.loads(body)
-            outputs = [
-                {
-                    "name": o["name"],
-                    "datatype": o["datatype"],
-                    "shape": o["shape"],
-                    "contents": contents(o["datatype"], o["data"]),
-                }
-                for o in given["outputs"]
-            ]
-            return self._message(
-                "ModelInferResponse", model_name=request.model_name, model_version=version, id=request.id, outputs=outputs
+            given = json.loads(body)["outputs"]
+            raw = bool(request.raw_input_contents) or any(output["datatype"] not in CONTENTS for output in given)
+            answer = self._message(
+                "ModelInferResponse", model_name=request.model_name, model_version=version, id=request.id
             )
-        except (ValueError, KeyError, TypeError) as error:
+            for output in given:
+                name, datatype, shape, data = (output[key] for key in ("name", "datatype", "shape", "data"))
+                if raw:
+                    answer.outputs.add(name=name, datatype=datatype, shape=shape)
+                    answer.raw_output_contents.append(array_bytes(datatype, data))
+                else:
+                    answer.outputs.add(name=name, datatype=datatype, shape=shape, contents=contents(datatype, data))
+            return answer
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
             raise not_open_inference(error) from None
 
 
@@ -129,8 +130,6 @@ def from_contents(tensor: Any) -> list[Any]:
 
 
 def contents(datatype: str, data: list[Any]) -> dict[str, list[Any]]:
-    if datatype not in CONTENTS:
-        raise ValueError(f"datatype {datatype!r}")
     return {CONTENTS[datatype]: [value.encode() if isinstance(value, str) else value for value in flat(data)]}
 
 

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
-from flambeau.frontend.errors import BadRequest
+from flambeau.frontend.errors import BadRequest, ModelError
 from flambeau.frontend.gate import Gate, InferenceKey
 from flambeau.frontend.grpc_api.access import KeyCheck
 from flambeau.frontend.grpc_api.management import ask
 from flambeau.frontend.grpc_api.messages import message, pool, stub
-from flambeau.frontend.grpc_api.open_inference import request_json
+from flambeau.frontend.grpc_api.open_inference import OpenInference, request_json
 from flambeau.frontend.grpc_api.server import FOR_EVER, inference_services, start
 from flambeau.frontend.multipart import form_data
 from flambeau.frontend.options import ConnectionAge
@@ -88,6 +88,21 @@ def test_a_management_call_is_the_rest_call_that_it_stands_for(tmp_path):
 
     assert asked == [b"POST /models?url=m.mar HTTP/1.1\r\n"]
     assert status == (409, "{}")
+
+
+def test_an_answer_is_raw_where_the_request_was_or_the_type_has_no_other_form():
+    typed, raw = message("inference.ModelInferRequest")(), message("inference.ModelInferRequest")(raw_input_contents=[b"x"])
+    services = OpenInference(None, "inference", "")
+
+    def answer(request, datatype):
+        output = {"name": "y", "datatype": datatype, "shape": [2], "data": [1.0, 2.0]}
+        return services._response(request, "1.0", json.dumps({"outputs": [output]}).encode())
+
+    assert answer(typed, "FP32").outputs[0].contents.fp32_contents == [1.0, 2.0]
+    assert answer(raw, "FP32").raw_output_contents == [b"\x00\x00\x80\x3f\x00\x00\x00\x40"]
+    assert answer(typed, "FP16").raw_output_contents == [b"\x00\x3c\x00\x40"]
+    with pytest.raises(ModelError, match="FP33"):
+        answer(typed, "FP33")
 
 
 def call(run, scenario, needs_key=False, age=FOR_EVER):

@@ -65,10 +65,16 @@ class Master(BaseApplication):  # type: ignore[misc]
             "proc_name": "flambeau-http",
             "control_socket_disable": True,
             "post_fork": lambda arbiter, worker: die_with(arbiter.pid),
-            "child_exit": lambda arbiter, worker: mark_process_dead(worker.pid, str(metrics_folder(self.runtime, options))),
+            "child_exit": self.child_exit,
         }
         for name, value in settings.items():
             self.cfg.set(name, value)
+
+    def child_exit(self, arbiter: Any, worker: Any) -> None:
+        """The last one has drained: nothing of the master's is left to be put away, and the workers wait for our end."""
+        mark_process_dead(worker.pid, str(metrics_folder(self.runtime, self.options)))
+        if not arbiter.LISTENERS and not arbiter.WORKERS:
+            os._exit(0)
 
     def load(self) -> Any:
         return None  # HttpProcess makes its App itself, inside its event loop

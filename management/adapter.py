@@ -99,8 +99,11 @@ class Listener:
         self._task = asyncio.create_task(self._server.serve(self._sockets))
 
     async def stop(self) -> None:
+        """Idle, it ends at once; what it is answering, it may finish."""
         self._server.should_exit = True
         if self._task:
+            if not self._server.server_state.tasks:
+                self._task.cancel()
             await asyncio.wait({self._task}, timeout=5)
         self._threads.shutdown(wait=False, cancel_futures=True)
 

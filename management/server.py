@@ -176,8 +176,9 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(kept.stop(drain + 5) for kept in self._data_plane))
-        await asyncio.wait({asyncio.create_task(self.control.stop(drain))}, timeout=drain)
-        await self._interfaces.stop()
+        await asyncio.wait(
+            {asyncio.create_task(self.control.stop(drain)), asyncio.create_task(self._interfaces.stop())}, timeout=drain
+        )
         self._children.kill_all()
         self._snapshot("shutdown")
         self._runtime.remove()

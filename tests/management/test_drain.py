@@ -26,11 +26,27 @@ class Stream:
 
 
 def test_a_stopped_server_answers_what_it_has_and_goes(live_server):
-    """A request of 2 s, a stream, an idle keep-alive connection and half a header, as SIGTERM comes."""
+    """A request of 2 s, a stream, an idle keep-alive connection and half a header, as SIGTERM comes: nothing is lost, and the
+    server is gone within 0.5 s of the longest answer, in one of three tries (others may use this machine, too)."""
     server = live_server()
     for name, handler in (("slow", SLOW), ("stream", STREAM)):
         server.archive(name, handler)
         server.client.register(name, initial_workers=1)
+
+    for _ in range(3):
+        code, answers, lingered = stopped_under_way(server)
+
+        assert code == 0
+        assert answers == {"slow": b"slept", "stream": b"".join(b"%d;" % number for number in range(10))}
+        if lingered < 0.5:
+            return
+        server.start()
+        for name in answers:
+            server.wait(lambda name=name: server.workers(name))
+    raise AssertionError(f"the server was there {lingered:.2f} s after its last answer")
+
+
+def stopped_under_way(server):
     host = urllib.parse.urlsplit(server.client.inference).netloc
     answers, ended = {}, {}
 
@@ -55,7 +71,4 @@ def test_a_stopped_server_answers_what_it_has_and_goes(live_server):
     gone = time.monotonic()
     for thread in asking:
         thread.join(20)
-
-    assert code == 0
-    assert answers == {"slow": b"slept", "stream": b"".join(b"%d;" % number for number in range(10))}
-    assert gone - max(ended.values()) < 2  # 0.5 s on a machine of its own
+    return code, answers, gone - max(ended.values())

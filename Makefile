@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test test-ray test-clients check format lint types layers bench bench-llm bench-optimizer demo-autoscaler protos clean
+.PHONY: demo test test-ray test-clients check format lint types layers bench bench-cell bench-llm bench-optimizer demo-autoscaler protos clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,10 @@ bench-llm: $(VENV)/.installed  ## the LLM engine beside its peers, into benchmar
 	@PYTHON=$(PYTHON) sh benchmarks/llm/peers.sh benchmarks/.peers
 	@$(BIN)/python benchmarks/llm/bench.py
 	@$(BIN)/python benchmarks/llm/http_bench.py
+
+bench-cell: $(VENV)/.installed  ## what a cell's routing costs, here and over TCP on Ray, into benchmarks/RESULTS-cell.md (needs wrk; installs Ray)
+	@$(BIN)/python -m pip install -q -e '.[ray]'
+	@$(BIN)/python benchmarks/cell/bench.py
 
 bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/RESULTS-optimizer.md
 	@$(BIN)/python benchmarks/optimizer/bench.py

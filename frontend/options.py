@@ -32,6 +32,7 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     binds: list[str]  # inference addresses: "http://127.0.0.1:8080", "https://…", "unix:/path"
     sax_binds: list[str] = []  # the same for the Sax protocol; its routes are answered on these alone
     sax_cell: str = ""  # the cell whose models the Sax protocol serves, /sax/<cell>
+    sax_root: str = ""  # where other cells are found
     processes: int = 1
     server_version: str = ""  # what /v2 tells
 

@@ -20,6 +20,7 @@ from .options import FrontendOptions
 from .web import Request
 
 KEYLESS = ("/", "/healthz")
+ROLES = ("admin", "inference")
 role: ContextVar[str | None] = ContextVar("role", default=None)  # of whoever sent the request
 
 
@@ -27,7 +28,7 @@ class Border:
     def __init__(self, runtime: Path, options: FrontendOptions) -> None:
         self._gate = Gate(runtime, options)
         self._key_file = runtime / KEY_FILE
-        self._tokens = options.token_authorization
+        self._tokens = options.token_authorization or options.jwt is not None
 
     def guarded(self, handler: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[None]]:
         @functools.wraps(handler)
@@ -46,15 +47,21 @@ class Border:
         return wrapped
 
     def admit(self, request: Request) -> None:
-        """Nobody is asked where no tokens are in use; else it is a member of the cell, or who has an inference token."""
+        """Nobody is asked where no tokens are in use; else it is a member of the cell, or who has a token of ours."""
         if not self._tokens or request.path in KEYLESS or request.path.startswith("/cell/"):  # these are signed
             return
         given = (request.header("authorization") or "").removeprefix("Bearer ").encode()
-        if hmac.compare_digest(given, wire.member_token(self._key_file.read_bytes()).encode()):
-            role.set("admin")
-        else:
-            self._gate.check(request.exchange)
-            role.set("inference")
+        member = next((one for one in ROLES if hmac.compare_digest(given, self._member_token(one))), None)
+        if member is None:
+            self._gate.check(request.exchange, in_body=True)
+        bearer = request.exchange.bearer
+        role.set(member or ("admin" if bearer and bearer.has("management") else "inference"))
+
+    def _member_token(self, member: str) -> bytes:
+        try:
+            return wire.member_token(self._key_file.read_bytes(), member).encode()
+        except FileNotFoundError:
+            raise SaxError("Unavailable", "this server has not entered its cell yet") from None
 
 
 def as_sax(error: RequestError) -> SaxError:

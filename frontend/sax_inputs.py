@@ -35,6 +35,7 @@ class Declared:
     top_k: int = 0  # the largest that may be asked for; 0: any
     max_steps: int = MAX_STEPS
     include_prefix: bool = False
+    limit: int = 0  # requests of one method that may be under way; 0: only the queue limits them
 
 
 def declared(model_yaml: Mapping[str, Any], capabilities: list[str]) -> Declared:
@@ -50,6 +51,7 @@ def declared(model_yaml: Mapping[str, Any], capabilities: list[str]) -> Declared
         top_k=int(section.get("top_k", 0)),
         max_steps=int(section.get("max_steps", MAX_STEPS)),
         include_prefix=bool(section.get("include_prefix", False)),
+        limit=int(section.get("limit", 0)),
     )
 
 
@@ -84,6 +86,15 @@ def whole(given: Mapping[str, Any], name: str) -> int:
     if isinstance(value, int | float) and _is_number(value) and value == int(value):
         return int(value)
     raise invalid(f"{name}: Input should be a valid integer")
+
+
+def suffixes(given: Mapping[str, Any]) -> list[str]:
+    """One, several, or none, which is the empty one."""
+    found = given.get("suffix") or [""]
+    found = [found] if isinstance(found, str) else found
+    if not isinstance(found, list) or not all(isinstance(suffix, str) for suffix in found):
+        raise invalid("suffix: a list of texts is wanted")
+    return found
 
 
 def extra_inputs(given: Mapping[str, Any], model: Declared) -> dict[str, Any]:

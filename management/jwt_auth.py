@@ -65,11 +65,14 @@ class Bearer:
 
     def require(self, role: Role, model: str | None = None) -> None:
         """Forbidden unless the bearer has the role and, when a model is given, may use it."""
-        roles = words(self.claims.get("roles", ["inference"]))
-        if role not in roles and "admin" not in roles:
+        if not self.has(role):
             raise Forbidden(f"The token does not have the role {role}.")
         if model is not None and not self.may_use(model):
             raise Forbidden("The token is not for this model.")
+
+    def has(self, role: Role) -> bool:
+        roles = words(self.claims.get("roles", ["inference"]))
+        return role in roles or "admin" in roles
 
     @property
     def restricted(self) -> bool:

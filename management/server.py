@@ -153,7 +153,12 @@ class Server:
         self._data_plane = [http_master(*around), *([grpc] if grpc else [])]
 
     def _options(self) -> dict[str, Any]:
-        return frontend_options(self._settings, self.logs, self._certificate, __version__, self._access)
+        options = frontend_options(self._settings, self.logs, self._certificate, __version__, self._access)
+        if self._settings.cell:
+            from .cell.settings import sax_root
+
+            options["sax_root"] = sax_root(self._settings, os.environ, self._plan.state_folder)
+        return options
 
     def _facts(self) -> Running:
         settings = self._settings

@@ -7,6 +7,7 @@ stands in the `sax` section of its YAML. Not for: registering it, which is `host
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ...archiver.unpack import open_archive, read_manifest
 from . import overrides
 from .errors import SaxError
 from .messages import Order
-from .servables import Servable
+from .servables import LM_METHODS, Servable
 
 YAML = "model-config.yaml"
 NO_CHECKPOINT = "None"
@@ -52,6 +53,8 @@ def _write(servable: Servable, key: str, name: str, order: Order, target: Path, 
         said: dict[str, Any] = section if isinstance(section, dict) else {}
         settings = overrides.merge(said.get("settings", {}), order.overrides, path=servable.path)
         document["sax"] = {"methods": ["custom"]} | said | {"settings": settings}
+        if "MAX_LIVE_BATCHES" in settings:
+            document["sax"]["limit"] = admitted(settings, int(document.get("batchSize", 1)))
     document["sax"] |= {
         "key": key,
         "path": order.path,
@@ -73,6 +76,7 @@ def _write(servable: Servable, key: str, name: str, order: Order, target: Path, 
 def language_model(settings: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """The YAML of a text model: Sax's settings in our engine's words."""
     rows, steps = max(settings["BATCH_SIZE"]), max(settings["MAX_DECODE_STEPS"])
+    limit = admitted(settings, rows)
     model = checkpoint or settings["HF_MODEL_PATH"]
     engine = settings["ENGINE"]
     if not model:
@@ -104,8 +108,14 @@ def language_model(settings: dict[str, Any], checkpoint: str) -> dict[str, Any]:
         "top_k": max(0, settings["TOP_K"]),
         "max_steps": steps,
         "include_prefix": settings["INCLUDE_PREFIX_IN_RESULT"],
+        "limit": limit,
     }
-    return {"jobQueueSize": max(1, rows * settings["MAX_LIVE_BATCHES"]), "handler": handler, "sax": sax}
+    return {"jobQueueSize": limit * len(LM_METHODS), "handler": handler, "sax": sax}
+
+
+def admitted(settings: Mapping[str, Any], batch: int) -> int:
+    """How many requests of one method may be under way."""
+    return max(1, batch * int(settings["MAX_LIVE_BATCHES"]))
 
 
 def _located(checkpoint: str, folder: Path) -> str:

@@ -158,7 +158,10 @@ class CellRoot:
 
     def key(self) -> bytes:
         self._must_exist()
-        content = self._folder.read("key")
+        try:
+            content = self._folder.read("key")
+        except PermissionError:
+            raise SaxError("PermissionDenied", f"{self.name}: only members may read its key") from None
         if not content:
             raise SaxError("FailedPrecondition", f"{self.name} has no key: run flambeau admin-config")
         return content.strip()

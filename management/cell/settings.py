@@ -18,7 +18,7 @@ def cell_options(settings: Settings, environ: Mapping[str, str], state_folder: P
         parse_cell(cell)
     except SaxError as error:
         raise SettingsError(f"cell={cell}: {error.text}") from None
-    root = settings.sax_root or environ.get("SAX_ROOT") or (str(state_folder / "sax_root") if settings.cell_admin else "")
+    root = sax_root(settings, environ, state_folder)
     if not root:
         raise SettingsError("cell_admin=false: the cell is found by sax_root or SAX_ROOT")
     tags = tuple(tag.strip() for tag in (settings.cell_tags or "").split(",") if tag.strip())
@@ -33,3 +33,8 @@ def cell_options(settings: Settings, environ: Mapping[str, str], state_folder: P
         tags=tags,
         prune_seconds=settings.cell_prune_seconds,
     )
+
+
+def sax_root(settings: Settings, environ: Mapping[str, str], state_folder: Path) -> str:
+    """Where cells are found; an admin that is told none makes its own. Empty: unknown."""
+    return settings.sax_root or environ.get("SAX_ROOT") or (str(state_folder / "sax_root") if settings.cell_admin else "")

@@ -35,9 +35,9 @@ def sign_request(key: bytes, path: str, body: bytes, now: float) -> tuple[str, s
     return f"{stamp} {nonce} {_mac(key, b'ask', path.encode(), stamp.encode(), nonce.encode(), body)}", nonce
 
 
-def member_token(key: bytes) -> str:
-    """By which a member asks another's models, where servers ask for tokens."""
-    return _mac(key, b"member")
+def member_token(key: bytes, role: str = "admin") -> str:
+    """By which a member asks another, where servers ask for tokens; with the rights of `role`."""
+    return _mac(key, b"member", role.encode())
 
 
 def sign_answer(key: bytes, nonce: str, status: int, body: bytes) -> str:

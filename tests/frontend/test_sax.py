@@ -1,64 +1,16 @@
 """Sax's protocol at its border: its listener, its words for errors, who may pass."""
 
-import asyncio
-import functools
-import json
+import jwt
+import pytest
 
-from flambeau.frontend.connection import Connection
 from flambeau.frontend.gate import InferenceKey
 from flambeau.management.cell import wire
-from flambeau.management.cell.api import Api
-from flambeau.management.cell.cell import Cell
-from flambeau.management.cell.root import LocalFolder
-from flambeau.management.cell.server import CellListener, CellServer
-from flambeau.management.cell.service import _listen
+from flambeau.management.jwt_auth import JwtOptions
 
-from .conftest import Client, write_keys
+from .conftest import write_keys
+from .sax_plane import on_sax
 
 SPEC = {"model": "/sax/test/m", "model_path": "a.B", "checkpoint": "None", "replicas": 0}
-
-
-class SaxPlane:
-    """A plane whose cell is real; `ask(method, path, json)` on the Sax listener."""
-
-    def __init__(self, plane):
-        self.plane = plane
-
-    async def start(self):
-        folder = self.plane.runtime
-        (folder / "cell.key").write_bytes(b"key")
-        loop = asyncio.get_running_loop()
-        self.cell = Cell("/sax/test", LocalFolder(folder), loop.time)
-        self.listener = CellListener(
-            CellServer(self.cell, Api(self.cell), b"key", trusted=True), _listen(folder / "cell.sock")
-        )
-        self.listener.start()
-        self.server = await loop.create_server(functools.partial(Connection, self.plane.app, "sax"), "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def ask(self, method, path, body=None, **headers):
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
-        answer = await client.ask(
-            path, json.dumps(body).encode() if body is not None else b"", method=method, headers=headers
-        )
-        client.writer.close()
-        return answer.status, json.loads(answer.body)
-
-    async def stop(self):
-        self.server.close()
-        await self.listener.stop()
-
-
-def on_sax(run, scenario, **options):
-    async def started(plane):
-        sax = SaxPlane(plane)
-        await sax.start()
-        try:
-            await scenario(sax)
-        finally:
-            await sax.stop()
-
-    run(started, sax_cell="/sax/test", **options)
 
 
 def test_a_model_is_published_listed_updated_and_unpublished(run):
@@ -121,3 +73,25 @@ def test_where_tokens_are_in_use_publishing_needs_an_acl(run, runtime):
         assert status == 401 and "not signed" in body["detail"]
 
     on_sax(run, scenario, token_authorization=True)
+
+
+SECRET = "a secret of thirty-two bytes, or more"
+
+
+@pytest.mark.parametrize(("claims", "status"), [
+    pytest.param(None, 401, id="nobody"),
+    pytest.param({"sub": "a"}, 403, id="who may ask models"),
+    pytest.param({"roles": ["management"]}, 403, id="who may manage, but not ask"),
+    pytest.param({"roles": ["inference", "management"]}, 200, id="who may both"),
+    pytest.param({"roles": ["admin"]}, 200, id="an admin"),
+    pytest.param({"roles": ["admin"], "models": ["n*"]}, 403, id="an admin of other models"),
+    pytest.param({"roles": ["admin"], "models": ["m*"]}, 200, id="an admin of this model"),
+])  # fmt: skip
+def test_where_json_web_tokens_are_in_use_publishing_needs_a_role(run, runtime, claims, status):
+    (runtime / "secret").write_text(SECRET)
+    token = {} if claims is None else {"Authorization": "Bearer " + jwt.encode(claims, SECRET, algorithm="HS256")}
+
+    async def scenario(sax):
+        assert (await sax.ask("POST", "/publish", SPEC, **token))[0] == status
+
+    on_sax(run, scenario, jwt=JwtOptions(secret_file=str(runtime / "secret")))

@@ -9,6 +9,7 @@ from .management.autoscaler.controller import control
 from .management.cell.commands import COMMANDS as CELL_COMMANDS
 from .management.commands import COMMANDS
 from .management.serve_commands import COMMANDS as ONE_MODEL
+from .management.trial import try_
 from .optimizer.cli import optimizer, simulate
 
 
@@ -18,5 +19,5 @@ def main() -> None:
     """Serve PyTorch models."""
 
 
-for command in (*COMMANDS, *CELL_COMMANDS, *ONE_MODEL, control, optimizer, profile, proxy, simulate):
+for command in (*COMMANDS, *CELL_COMMANDS, *ONE_MODEL, control, optimizer, profile, proxy, simulate, try_):
     main.add_command(command)

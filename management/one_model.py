@@ -1,39 +1,27 @@
 """One language model without an archive: a folder of weights or a name on the hub becomes what the server loads.
 
-What is made is an archive in a folder of two small files which point to the weights. Also a worker of one's own, asked
-over its link, for `flambeau run`. Not for: the commands themselves (`serve_commands`).
+What is made is an archive in a folder of two small files which point to the weights. Not for: the commands themselves
+(`serve_commands`), nor the worker that `flambeau run` asks (`own_worker`).
 """
 
-import asyncio
 import json
-import os
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
 from ..archiver.manifest import MANIFEST_PATH, Manifest
-from ..archiver.unpack import open_archive
-from ..handlers.generation import GenerationEvent, GenerationRequest
-from ..handlers.protocol import EndHead, Kind, Reader, RequestHead, ResponseHead, WorkerConfig, pack
+from ..handlers.generation import GenerationEvent
 from .errors import ManagementError
-from .processes import Children, LoadFailed, child_environment, start_worker, unused
 
 ARCHIVES = (".mar", ".tar.gz", ".tgz")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-LOAD_SECONDS = 3600.0  # the hub may be slow, and the model large
 
 
 class NotAModel(ManagementError): ...
-
-
-class RunFailed(ManagementError): ...
 
 
 @dataclass(frozen=True)
@@ -80,67 +68,6 @@ def _write(folder: Path, name: str, handler: str, section: dict[str, Any]) -> Pa
     (folder / MANIFEST_PATH).write_text(manifest.dumps())
     (folder / "model-config.yaml").write_text(yaml.safe_dump({"handler": section}))
     return folder.resolve()
-
-
-class OwnWorker:
-    """A loaded worker that nobody else asks."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def generate(self, wanted: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """RunFailed with the model's words when it refuses or breaks off."""
-        body = msgspec.msgpack.encode(wanted)
-        self._writer.write(pack(Kind.REQUEST, 1, RequestHead("generate", "run", []), body))
-        frames = Reader()
-        while data := await self._reader.read(65536):
-            for frame in frames.feed(data):
-                if frame.kind == Kind.RESPONSE:
-                    head = frame.head(ResponseHead)
-                    raise RunFailed(bytes(frame.body).decode(errors="replace") or f"status {head.status}")
-                if frame.kind == Kind.CHUNK:
-                    event = msgspec.msgpack.decode(frame.body, type=GenerationEvent)
-                    if event.error:
-                        raise RunFailed(event.error)
-                    yield event
-                if frame.kind == Kind.END:
-                    if error := frame.head(EndHead).error:
-                        raise RunFailed(error)
-                    return
-        raise RunFailed("the model's process has ended")
-
-
-@asynccontextmanager
-async def own_worker(
-    model: Named, folder: Path, on_line: Callable[[str, str], None] = unused
-) -> AsyncGenerator[OwnWorker, None]:
-    """A worker with the model loaded; it ends with the block. RunFailed with the cause when it can't be loaded."""
-    archive = open_archive(model.path, folder / "models")
-    children, address = Children(), folder / "worker.sock"
-    config = WorkerConfig(
-        worker_id="run",
-        model=model.name,
-        version=archive.manifest.model_version,
-        model_dir=str(archive.model_dir),
-        handler=archive.manifest.handler or "",
-        listen=f"unix:{address}",
-        manifest=archive.manifest.as_json(),
-        model_yaml=archive.config.raw,
-    )
-    try:
-        process = await start_worker(children, config, child_environment(os.environ), on_line, unused)
-        try:
-            await process.loaded(LOAD_SECONDS)
-        except LoadFailed as error:
-            raise RunFailed(str(error)) from None
-        reader, writer = await asyncio.open_unix_connection(str(address))
-        try:
-            yield OwnWorker(reader, writer)
-        finally:
-            writer.close()
-            await process.stop(5)
-    finally:
-        children.kill_all()
 
 
 class Clock:

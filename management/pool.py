@@ -163,6 +163,7 @@ class Pool:
             self._launch,
             self._around.changed,
             label=self.label,
+            archive=self.record.archive,
             startup_timeout=self.record.startup_timeout,
             retry_seconds=DEFAULT_RETRY_SECONDS if retry is None else retry,
             gpus=gpus,

@@ -25,7 +25,7 @@ from ..handlers.protocol import Kind, LoadFailure, Metric, Ready, RequestHead, R
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 65536
-LINES_KEPT = 20  # of a worker's last output, for whoever asks why it died
+LINES_KEPT = 12  # of a worker's last output, for the log's line on how it died
 LINES_PER_SECOND = 20_000  # more of a worker's output than this is counted, not logged: prints must never block it
 
 OnLine = Callable[[str, str], None]  # (stream, line)

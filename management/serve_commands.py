@@ -15,7 +15,8 @@ import click
 from ..handlers.generation import GenerationRequest, Message, SamplingParams
 from . import launcher
 from .errors import ManagementError
-from .one_model import Clock, Named, as_archive, own_worker
+from .one_model import Clock, Named, as_archive
+from .own_worker import own_worker
 
 F = TypeVar("F", bound=Callable[..., Any])
 TAIL_LINES = 20  # of the model's own output, shown when it can't be loaded

@@ -5,6 +5,7 @@ Its id outlives its processes, as TorchServe's do. Not for: how many there shoul
 
 import asyncio
 import logging
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ class Worker:
         changed: Callable[[], None],
         *,
         label: str,
+        archive: str,
         startup_timeout: float,
         retry_seconds: float,
         gpus: list[int] | None = None,
@@ -50,9 +52,9 @@ class Worker:
         self.restarts = 0
         self.last_error = ""
         self.ended = ""  # how the process that last served did, until the next one serves
-        self.tail = new_tail()
+        self.tail = new_tail()  # what its process has printed last
         self.load_seconds = 0.0
-        self._launch, self._changed, self._label = launch, changed, label
+        self._launch, self._changed, self._label, self._archive = launch, changed, label, archive
         self._startup_timeout, self._retry_seconds = startup_timeout, retry_seconds
         self._first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(), name=f"worker {worker_id}")
@@ -93,11 +95,11 @@ class Worker:
             failing_since = failing_since or time.monotonic()
             if final or time.monotonic() - failing_since > self._retry_seconds:
                 self._set(State.FAILED)
-                logger.error("Worker %s of %s is given up: %s", self.id, self._label, self.last_error)
+                self._log_end(logging.ERROR, "given up")
                 return
             delay = next(delays)
             self._set(State.WAITING)
-            logger.warning("Worker %s of %s: %s; next start in %d s", self.id, self._label, self.last_error, delay)
+            self._log_end(logging.WARNING, f"next start in {delay} s")
             await asyncio.sleep(min(delay, max(0.0, self._retry_seconds - (time.monotonic() - failing_since)) + 0.01))
             self.restarts += 1
 
@@ -108,6 +110,7 @@ class Worker:
         self._set(State.LOADING)
         begun = time.monotonic()
         self.process = None
+        self.tail.clear()
         try:
             self.process = await self._launch(self)
             await self.process.loaded(self._startup_timeout)
@@ -125,6 +128,13 @@ class Worker:
         self.ended = describe_end(code)
         self.last_error = f"{self.last_error}: {describe_end(code)}" if self.last_error else describe_end(code)
         return time.monotonic() - ready_at, False
+
+    def _log_end(self, level: int, then: str) -> None:
+        """How it ended, how to see that in the foreground, what it printed last. For the log alone: prints may name anything."""
+        again = f"flambeau try {shlex.quote(self._archive)}"
+        logger.log(level, "Worker %s of %s: %s; %s; to see it: %s", self.id, self._label, self.last_error, then, again)
+        for line in self.tail:
+            logger.log(level, "Worker %s of %s | %s", self.id, self._label, line)
 
     def _tell_first(self, cause: str) -> None:
         if not self._first.done():

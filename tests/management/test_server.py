@@ -52,6 +52,21 @@ def test_whoever_registers_is_told_why_a_model_does_not_load(live_server, handle
     assert server.client.models() == []
 
 
+def test_a_dead_workers_last_words_and_the_command_that_shows_them_again_are_logged(live_server):
+    server = live_server()
+    server.archive(
+        "bad", "import os\ndef handle(data, context):\n    if data:\n        print('row 7')\n        os.abort()\n"
+    )
+    server.client.register("bad", initial_workers=1)
+
+    with pytest.raises(ServerError, match=r"Worker died. \(killed by SIGABRT\)"):
+        server.client.predict("bad", b"")
+
+    log = server.folder / "logs" / "ts_log.log"
+    server.wait(lambda: "| row 7" in log.read_text())
+    assert f"killed by SIGABRT; next start in 0 s; to see it: flambeau try {server.store / 'bad'}\n" in log.read_text()
+
+
 def test_after_kill_9_of_the_server_nothing_runs_and_a_new_start_brings_all_back(live_server):
     server = live_server()
     for number in ("1.0", "2.0"):

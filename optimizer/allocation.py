@@ -4,62 +4,19 @@ All pairs go through the queue model together. A pair which cannot be is given a
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .candidate import Candidate
+from .pair import Pair, allowed, pairs_of, unusable
 from .queueing import Replicas, analyse, percentiles
 from .sizing import Sizing, Targets, size
-from .system import AcceleratorSpec, AllocationData, Load, ModelTarget, OptimizerSpec, PerfData, ServerSpec, System
+from .system import AllocationData, OptimizerSpec, ServerSpec, System
 
 TRANSITION_PENALTY = 0.1  # of the cost left and the cost entered, when the accelerator changes
 MOST_REPLICAS = 1e12
-MSEC_PER_MINUTE = 60_000.0
-_BYTES_PER_GB = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One way to serve a server: whole replicas on one accelerator. An empty accelerator means nothing is needed."""
-
-    accelerator: str
-    type: str
-    replicas: int
-    batch: int
-    cost: float
-    itl: float
-    ttft: float
-    rho: float
-    power: float
-    load: Load
-    value: float = 0.0  # what the greedy minimises: cost change and transition penalty
-    units: int = 0  # of its type, per replica
-    demand: float = 0.0  # requests per millisecond, all replicas together
-    replica_rate: float = 0.0  # requests per millisecond one replica serves within the targets
-    itl_percentile: float | None = None
-    ttft_percentile: float | None = None
-    most: int | None = None  # replicas this server may have, when that is fewer than it needs
-    short_of: int | None = None  # replicas it needed, when best effort gave fewer
-
-    @property
-    def is_null(self) -> bool:
-        return not self.accelerator
-
-    @property
-    def needed_units(self) -> int:
-        return self.replicas * self.units
-
-    @property
-    def max_rpm(self) -> float:
-        return self.replica_rate * MSEC_PER_MINUTE
-
-    def data(self, *, power: bool = False) -> AllocationData:
-        watts = self.power if power else None
-        return AllocationData(
-            self.accelerator, self.replicas, self.batch, self.cost, self.itl, self.ttft, self.load, power=watts
-        )
 
 
 @dataclass
@@ -83,8 +40,8 @@ class Candidates:
 
     def with_share(self, server: str, candidate: Candidate, replicas: int, share: float) -> Candidate:
         """So many replicas of it for a share of the server's load."""
-        pair = next(_pairs(self.system, self.system.servers[server], (candidate.accelerator,)))
-        assert isinstance(pair, _Pair), "a candidate's names are known"
+        pair = next(pairs_of(self.system, self.system.servers[server], (candidate.accelerator,)))
+        assert isinstance(pair, Pair), "a candidate's names are known"
         load = replace(candidate.load, arrival_rate=candidate.load.arrival_rate * share)
         if candidate.demand == 0:
             power = candidate.power / candidate.replicas * replicas
@@ -93,54 +50,17 @@ class Candidates:
         return replace(answer, load=load, value=candidate.value, replica_rate=candidate.replica_rate)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    server: ServerSpec
-    accelerator: AcceleratorSpec
-    perf: PerfData
-    target: ModelTarget
-
-    @property
-    def load(self) -> Load:
-        return self.server.current_alloc.load
-
-    @property
-    def batch(self) -> int:
-        """Requests one replica serves together: what was asked, scaled to the answer's length, as memory allows."""
-        if self.server.max_batch_size > 0:
-            batch = self.server.max_batch_size
-        else:
-            batch = max(int(self.perf.max_batch_size * self.perf.at_tokens // self.load.avg_out_tokens), 1)
-        return batch if self.perf.kv_bytes_per_token is None else min(batch, self.fitting)
-
-    @property
-    def fitting(self) -> int:
-        """Requests whose keys and values fit beside the weights."""
-        room = self.accelerator.mem_size * self.perf.cards - (self.perf.weights_memory or 0.0)
-        a_request = (self.perf.kv_bytes_per_token or 0.0) * (self.load.avg_in_tokens + self.load.avg_out_tokens)
-        return int(room * _BYTES_PER_GB // a_request) if a_request > 0 else self.perf.max_batch_size if room >= 0 else 0
-
-    @property
-    def demand(self) -> float:
-        if self.target.slo_tps:
-            return self.target.slo_tps / self.load.avg_out_tokens / 1000
-        return self.load.arrival_rate / MSEC_PER_MINUTE
-
-    def cost_of(self, replicas: float) -> float:
-        return self.accelerator.cost * self.perf.cards * replicas
-
-
 def candidates(system: System, spec: OptimizerSpec = OptimizerSpec()) -> Candidates:  # noqa: B008 - frozen
     """Every server on every accelerator it may use."""
     result = Candidates(spec=spec, system=system)
-    sized: list[_Pair] = []
+    sized: list[Pair] = []
     for server in system.servers.values():
         found = result.found.setdefault(server.name, {})
         refused = result.refused.setdefault(server.name, {})
-        for pair in _pairs(system, server, _allowed(system, server)):
-            if not isinstance(pair, _Pair):
+        for pair in pairs_of(system, server, allowed(system, server)):
+            if not isinstance(pair, Pair):
                 refused[pair[0]] = pair[1]
-            elif why := _unusable(pair):
+            elif why := unusable(pair):
                 refused[pair.accelerator.name] = why
             elif pair.load.arrival_rate == 0 or pair.load.avg_out_tokens == 0:
                 found[pair.accelerator.name] = _idle(pair)
@@ -151,43 +71,7 @@ def candidates(system: System, spec: OptimizerSpec = OptimizerSpec()) -> Candida
     return result
 
 
-def _allowed(system: System, server: ServerSpec) -> Iterable[str]:
-    if server.keep_accelerator and server.current_alloc.accelerator:
-        return (server.current_alloc.accelerator,)
-    return system.accelerators
-
-
-def _pairs(system: System, server: ServerSpec, accelerators: Iterable[str]) -> "Iterator[_Pair | tuple[str, str]]":
-    target, models = system.target_of(server), system.models.get(server.model)
-    for name in accelerators:
-        accelerator = system.accelerators.get(name)
-        perf = models.get(name) if models else None
-        if accelerator is None:
-            yield name, "accelerator not known"
-        elif models is None:
-            yield name, f"model {server.model} not known"
-        elif perf is None:
-            yield name, f"no performance data of {server.model} on it"
-        elif target is None:
-            yield name, f"service class {server.class_name or 'Free'} has no target for {server.model}"
-        else:
-            yield _Pair(server, accelerator, perf, target)
-
-
-def _unusable(pair: _Pair) -> str | None:
-    load, target = pair.load, pair.target
-    if min(load.arrival_rate, load.avg_in_tokens, load.avg_out_tokens) < 0:
-        return "negative load"
-    if load.arrival_rate == 0 or load.avg_out_tokens == 0:
-        return None
-    if min(target.slo_itl, target.slo_ttft, target.slo_tps) < 0:
-        return "negative target"
-    if pair.perf.kv_bytes_per_token is not None and pair.fitting < 1:
-        return f"a request does not fit in {pair.accelerator.mem_size * pair.perf.cards} GB"
-    return None
-
-
-def _idle(pair: _Pair) -> Candidate:
+def _idle(pair: Pair) -> Candidate:
     """Nothing arrives: the replicas which are to be there anyway, or nothing at all."""
     replicas = pair.server.min_num_replicas
     load, decode, prefill = pair.load, pair.perf.decode_parms, pair.perf.prefill_parms
@@ -215,7 +99,7 @@ def _idle(pair: _Pair) -> Candidate:
 class _Answers:
     """What the queue model says of pairs at given numbers of replicas."""
 
-    pairs: list[_Pair]
+    pairs: list[Pair]
     replicas: NDArray[np.float64]
     replica_rate: NDArray[np.float64]
     itl: NDArray[np.float64]
@@ -226,7 +110,7 @@ class _Answers:
 
     @classmethod
     def of(
-        cls, pairs: list[_Pair], counts: NDArray[np.float64], sizing: Sizing | None = None, *, share: float = 1.0
+        cls, pairs: list[Pair], counts: NDArray[np.float64], sizing: Sizing | None = None, *, share: float = 1.0
     ) -> "_Answers":
         model = _replicas(pairs)
         with np.errstate(all="ignore"):
@@ -267,7 +151,7 @@ class _Answers:
         )
 
 
-def _replicas(pairs: list[_Pair]) -> Replicas:
+def _replicas(pairs: list[Pair]) -> Replicas:
     rows = [
         (
             pair.batch,
@@ -285,12 +169,12 @@ def _replicas(pairs: list[_Pair]) -> Replicas:
     return replace(known, stepwise=shared) if shared.any() else known
 
 
-def _targets(pairs: list[_Pair]) -> Targets:
+def _targets(pairs: list[Pair]) -> Targets:
     rows = [(pair.target.slo_itl, pair.target.slo_ttft, (pair.target.percentile or 0.0) / 100) for pair in pairs]
     return Targets(*np.array(rows, dtype=float).reshape(len(pairs), 3).T)
 
 
-def _add_sized(result: Candidates, pairs: list[_Pair]) -> None:
+def _add_sized(result: Candidates, pairs: list[Pair]) -> None:
     served = _replicas(pairs).served
     for pair in (pair for pair, serves in zip(pairs, served, strict=True) if not serves):
         result.refused[pair.server.name][pair.accelerator.name] = "its performance data give no positive service time"
@@ -311,7 +195,7 @@ def _add_sized(result: Candidates, pairs: list[_Pair]) -> None:
             result.found[pair.server.name][pair.accelerator.name] = answers.candidate(index)
 
 
-def _missed(pair: _Pair, sizing: Sizing, index: int) -> str | None:
+def _missed(pair: Pair, sizing: Sizing, index: int) -> str | None:
     alone = " even with one request alone"
     if sizing.misses_itl[index]:
         return f"ITL above {pair.target.slo_itl:g} ms{alone}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .allocation import Candidate
+from .candidate import Candidate
 from .solver import Solution
 from .wire import encode
 

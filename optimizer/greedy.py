@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .allocation import Candidate, Candidates
+from .allocation import Candidates
+from .candidate import Candidate
 from .system import OptimizerSpec, System
 
 _ONLY_CHOICE = float("inf")  # what a server would lose which has no other candidate

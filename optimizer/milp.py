@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from .allocation import TRANSITION_PENALTY, Candidate, Candidates
+from .allocation import TRANSITION_PENALTY, Candidates
+from .candidate import Candidate
 from .system import OptimizerSpec, System
 
 DEFAULT_TIME_LIMIT = 8.0  # seconds

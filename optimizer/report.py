@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .allocation import Candidate
+from .candidate import Candidate
 from .explain import difference, explanations
 from .routes import system_of
 from .solver import Solution, optimize, solution_body

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .allocation import Candidate
+from .candidate import Candidate
 from .routes import system_of
 from .simulation import Dispatch, Outcome, Request, Timing, simulate
 from .solver import optimize

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .allocation import Candidate, Candidates, candidates
+from .allocation import Candidates, candidates
+from .candidate import Candidate
 from .greedy import Stock, best_effort, choose_greedily, choose_unlimited, entries_for, has_best_effort
 from .milp import Exact, SolverError, solve_exactly
 from .system import AllocationData, OptimizerSpec, System

@@ -5,7 +5,7 @@ Needs nothing but the current allocation. A cool-down needs a clock and a memory
 
 from dataclasses import replace
 
-from .allocation import Candidate
+from .candidate import Candidate
 from .solver import Solution
 from .system import Stabilisation
 

@@ -24,7 +24,7 @@ import uvicorn
 from flambeau.optimizer.allocation import candidates
 from flambeau.optimizer.api import create_app
 from flambeau.optimizer.queueing import Replicas, analyse
-from flambeau.optimizer.server import Bridge
+from flambeau.optimizer.server import application
 from flambeau.optimizer.simulation import Request, Timing, simulate
 from flambeau.optimizer.solver import Solution, optimize, satisfaction
 from flambeau.optimizer.system import OptimizerSpec, System, SystemBody
@@ -159,7 +159,7 @@ def simulation_gate() -> Gate:
 
 def clients_gate(clients: int = 16, turns: int = 1000) -> Gate:
     """Each client has a system of its own optimized again and again; every answer must be its own."""
-    config = uvicorn.Config(Bridge(create_app(stateful=True)), port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(application(stateful=True), port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from .config import read_config
+from .config import AutoscalerConfig, read_config
 from .fleet import Control, ControlFleet
 from .loop import Autoscaler
-from .observe import Observer
+from .observe import Both, Observer, Source
 from .performance import Book
+from .problem import key_of
+from .prometheus import PrometheusObserver
 
 
 def assemble(config_file: Path, state_folder: Path, control: Control, scrape: Callable[[], str]) -> Autoscaler:
@@ -15,4 +17,12 @@ def assemble(config_file: Path, state_folder: Path, control: Control, scrape: Ca
     config = read_config(config_file)
     kept = Path(config.performance_file) if config.performance_file else state_folder / "performance.json"
     fleet = ControlFleet(control, config.accelerators)
-    return Autoscaler(config, Observer(scrape), fleet, Book.open(kept))
+    return Autoscaler(config, _source(config, scrape), fleet, Book.open(kept))
+
+
+def _source(config: AutoscalerConfig, scrape: Callable[[], str]) -> Source:
+    ours, theirs = Observer(scrape), config.prometheus
+    if theirs is None:
+        return ours
+    jobs = {job: key_of(model) for model, job in theirs.jobs.items()}
+    return Both(ours, PrometheusObserver(theirs.url, jobs, theirs.window, theirs.timeout_seconds))

@@ -29,8 +29,19 @@ class Accelerator:
 
 
 @dataclass(frozen=True)
+class Prometheus:
+    """Where the loads of models are read which other servers (vLLM) answer."""
+
+    url: str
+    jobs: Mapping[str, str]  # model or model/version → the label `job` of its metrics
+    window: str = "1m"
+    timeout_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
 class AutoscalerConfig:
     accelerators: tuple[Accelerator, ...] = ()
+    prometheus: Prometheus | None = None
     period_seconds: float = 10.0
     hold_seconds: float = 60.0  # the largest load of so long counts: down only when it stays low
     max_step_down: int = 0  # workers of a model that may go at once; 0: any number
@@ -65,7 +76,7 @@ def read_config(path: Path) -> AutoscalerConfig:
         document = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise AutoscalerConfigError(f"{path}: {error}") from None
-    config = _typed(AutoscalerConfig, document, str(path), {"accelerators"})
+    config = _typed(AutoscalerConfig, document, str(path), {"accelerators", "prometheus"})
     listed = document.get("accelerators") or []
     if not isinstance(listed, list):
         raise AutoscalerConfigError(f"{path}: accelerators: not a list")
@@ -73,7 +84,8 @@ def read_config(path: Path) -> AutoscalerConfig:
     names = [each.name for each in accelerators]
     if len(set(names)) < len(names):
         raise AutoscalerConfigError(f"{path}: accelerators: a name is given twice")
-    return AutoscalerConfig(**{**vars(config), "accelerators": accelerators or (this_machine(),)})
+    prometheus = _prometheus(document.get("prometheus"), f"{path}: prometheus")
+    return AutoscalerConfig(**{**vars(config), "accelerators": accelerators or (this_machine(),), "prometheus": prometheus})
 
 
 def this_machine() -> Accelerator:
@@ -92,6 +104,18 @@ def _accelerator(document: Any, where: str) -> Accelerator:
     return Accelerator(**{**vars(given), "cores": tuple(cores)})
 
 
+def _prometheus(document: Any, where: str) -> Prometheus | None:
+    if document is None:
+        return None
+    given = _given(Prometheus, document, where, {"jobs"})
+    if not given["url"].startswith(("http://", "https://")):
+        raise AutoscalerConfigError(f"{where}.url: {given['url']!r} is not an http address")
+    jobs = document.get("jobs")
+    if not isinstance(jobs, Mapping) or not jobs or not all(isinstance(job, str) for job in jobs.values()):
+        raise AutoscalerConfigError(f"{where}.jobs: not a mapping of models to Prometheus' jobs")
+    return Prometheus(jobs={str(model): job for model, job in jobs.items()}, **given)
+
+
 def read_slo(model_yaml: Mapping[str, Any]) -> Slo | None:
     """None when the model asks for nothing: then its workers are not ours to choose."""
     section = model_yaml.get("slo")
@@ -105,6 +129,11 @@ def read_slo(model_yaml: Mapping[str, Any]) -> Slo | None:
 
 
 def _typed(kind: type[Any], document: Any, where: str, other: set[str]) -> Any:
+    return kind(**_given(kind, document, where, other))
+
+
+def _given(kind: type[Any], document: Any, where: str, other: set[str]) -> dict[str, Any]:
+    """What the document says of a dataclass' fields, but for those read elsewhere."""
     if not isinstance(document, Mapping):
         raise AutoscalerConfigError(f"{where}: not a mapping")
     known = {each.name: each for each in fields(kind)}
@@ -115,9 +144,9 @@ def _typed(kind: type[Any], document: Any, where: str, other: set[str]) -> Any:
         for key, value in document.items()
         if key not in other and value is not None
     }
-    if missing := {name for name, each in known.items() if each.default is MISSING and name not in given}:
+    if missing := {name for name, each in known.items() if each.default is MISSING} - given.keys() - other:
         raise AutoscalerConfigError(f"{where}: {', '.join(sorted(missing))} is missing")
-    return kind(**given)
+    return given
 
 
 def _cast(known: Any, value: Any, where: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from .config import Accelerator, AutoscalerConfigError, Slo, read_slo
 from .observe import Key
-from .policy import Counts, Served
+from .problem import Counts, Served
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,23 @@ A server without an allocation is left as it is: the published actuator stops it
 important instead of leaving it alone.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...optimizer.system import AllocationData, OptimizerSpec, System, SystemData
+from ...optimizer.system import AllocationData, Load, OptimizerSpec, ServerData, ServerSpec, System, SystemData
 from ...optimizer.wire import decode, encode, parse
 from .http_client import Server
 from .loop import Autoscaler
-from .policy import Decision, key_of
+from .observe import Observed
+from .policy import Decision
+from .problem import key_of
+from .prometheus import PrometheusObserver
 
 
 def collected(autoscaler: Autoscaler, now: float) -> dict[str, Any]:
     """GET /collect: the servers as they are, with the load they are expected to have."""
-    system = autoscaler.policy.system(autoscaler.fleet.served(), autoscaler.state.observed, now)
+    system = autoscaler.policy.problem.system(autoscaler.fleet.served(), autoscaler.state.observed, now)
     return {"servers": encode(list(system.servers.values())), "kube-resources": {}}
 
 
@@ -61,11 +65,28 @@ _FIELDS = {
 }
 
 
+async def collect(collector: Server) -> list[Any]:
+    return (await collector.json("GET", "/collect")).get("servers") or []
+
+
+def watched(file: Path, prometheus: str) -> list[Any]:
+    """The servers of server-data.json, each with the load that Prometheus has for the job of its name."""
+    servers = decode(ServerData, parse(file.read_bytes()), file.name).servers or ()
+    seen = PrometheusObserver(prometheus, {each.name: (each.name, "") for each in servers}).look()
+    return [encode(_under(each, seen[each.name, ""])) for each in servers]
+
+
+def _under(server: ServerSpec, seen: Observed) -> ServerSpec:
+    before = server.current_alloc.load
+    tokens_in, tokens_out = seen.tokens_in or before.avg_in_tokens, seen.tokens_out or before.avg_out_tokens
+    load = Load(seen.arrivals_per_second * 60, tokens_in, tokens_out)
+    return replace(server, current_alloc=replace(server.current_alloc, load=load))
+
+
 async def drive(
-    collector: Server, optimizer: Server, actuator: Server, system: System, spec: OptimizerSpec
+    servers: list[Any], optimizer: Server, actuator: Server, system: System, spec: OptimizerSpec
 ) -> dict[str, Any]:
-    """One cycle over others' services: collect, optimize, update. An empty collection changes nothing."""
-    servers = (await collector.json("GET", "/collect")).get("servers") or []
+    """The rest of a cycle over others' services: optimize, update. Without servers nothing changes."""
     if not servers:
         return {}
     body = {

@@ -15,7 +15,8 @@ from typing import Protocol
 from .config import AutoscalerConfig
 from .observe import Key, Observed, Source
 from .performance import Book
-from .policy import Counts, Decision, Policy, Served
+from .policy import Decision, Policy
+from .problem import Counts, Served
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +70,19 @@ class Autoscaler:
         """Until cancelled."""
         while True:
             await asyncio.sleep(self.config.period_seconds)
-            if not self.state.paused:
-                await self.cycle()
+            await self.cycle(act=not self.state.paused)
 
-    async def cycle(self) -> list[Decision]:
+    async def cycle(self, *, act: bool = True) -> list[Decision]:
+        """One look, and what follows from it; without `act` the look is only remembered, so that a pause leaves no gap."""
         async with self._cycle:
             state = self.state
-            state.cycles, state.last_cycle = state.cycles + 1, _now()
             try:
                 models = self.fleet.served()
                 state.observed = await asyncio.to_thread(self._source.look)
+                if not act:
+                    self.policy.notice(models, state.observed, self._clock())
+                    return []
+                state.cycles, state.last_cycle = state.cycles + 1, _now()
                 decisions = await asyncio.to_thread(self._decide, models, state.observed)
             except Exception as error:  # one bad look must not end the loop
                 logger.exception("The autoscaler can't decide")

@@ -1,22 +1,18 @@
 """What has come in since the last look: arrivals (not completions), tokens, latencies, queue; by model and version.
 
-From our own exposition (`Observer`) or from a Prometheus server that watches vLLM (`PrometheusObserver`). Differences of
-counters are taken here; what they mean for the number of workers is decided in `policy`.
+Read from our own exposition; `prometheus` reads the same of servers that are not ours. Differences of counters are taken
+here; what they mean for the number of workers is decided in `policy`.
 """
 
-import json
 import time
-import urllib.parse
-import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from .samples import Sample, parse
 
 Key = tuple[str, str]  # model, version
-DEFAULT_VERSION = ""  # of servers which know none
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,17 @@ class Observed:
 
 class Source(Protocol):
     def look(self) -> dict[Key, Observed]: ...
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two sources; what the second knows of a model counts."""
+
+    first: Source
+    second: Source
+
+    def look(self) -> dict[Key, Observed]:
+        return self.first.look() | self.second.look()
 
 
 class _Totals:
@@ -96,62 +103,3 @@ class Observer:
             waiting=now.of("flambeau_requests_waiting", key),
             in_flight=now.of("flambeau_requests_in_flight", key),
         )
-
-
-@dataclass
-class PrometheusObserver:
-    """Reads a Prometheus server that watches vLLM: arrivals are completions and what the queue grew by."""
-
-    url: str
-    jobs: Mapping[str, Key]  # the label `job` of each server
-    window: str = "1m"
-    timeout_seconds: float = 5.0
-    fetch: Callable[[str, float], bytes] = field(default=lambda url, timeout: _get(url, timeout))
-
-    def look(self) -> dict[Key, Observed]:
-        return {key: self._observed(job) for job, key in self.jobs.items()}
-
-    def _observed(self, job: str) -> Observed:
-        label = '{job="%s"}' % job.replace("\\", "\\\\").replace('"', '\\"')  # noqa: UP031 - braces
-        window = f"[{self.window}]"
-
-        def rate(name: str) -> float:
-            return self._ask(f"sum(rate({name}{label}{window}))") or 0.0
-
-        def ratio(total: str, count: str) -> float | None:
-            amount = self._ask(f"sum(increase({total}{label}{window}))")
-            times = self._ask(f"sum(increase({count}{label}{window}))")
-            return amount / times if amount is not None and times else None
-
-        held = f"vllm:num_requests_running{label} + vllm:num_requests_waiting{label}"
-        growth = self._ask(f"sum(deriv(({held}){window[:-1]}:]))") or 0.0
-        milliseconds = {
-            name: None if (seconds := ratio(f"{metric}_sum", f"{metric}_count")) is None else seconds * 1000
-            for name, metric in (
-                ("ttft", "vllm:time_to_first_token_seconds"),
-                ("itl", "vllm:time_per_output_token_seconds"),
-            )
-        }
-        return Observed(
-            arrivals_per_second=max(rate("vllm:request_success_total") + growth, 0.0),
-            tokens_in=ratio("vllm:prompt_tokens_total", "vllm:request_success_total"),
-            tokens_out=ratio("vllm:generation_tokens_total", "vllm:request_success_total"),
-            waiting=self._ask(f"sum(vllm:num_requests_waiting{label})") or 0.0,
-            in_flight=self._ask(f"sum(vllm:num_requests_running{label})") or 0.0,
-            **milliseconds,
-        )
-
-    def _ask(self, query: str) -> float | None:
-        """The value of a query; None when there is none, or none that is a number."""
-        address = f"{self.url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-        answer = json.loads(self.fetch(address, self.timeout_seconds))
-        results = answer.get("data", {}).get("result", [])
-        value = float(results[0]["value"][1]) if results else float("nan")
-        return value if abs(value) < float("inf") else None
-
-
-def _get(url: str, timeout: float) -> bytes:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url}: not an http address")
-    with urllib.request.urlopen(url, timeout=timeout) as response:
-        return bytes(response.read())

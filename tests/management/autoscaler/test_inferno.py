@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from flambeau.management.autoscaler.controller import control, services
+from flambeau.management.autoscaler.observe import Observed
+from flambeau.management.autoscaler.prometheus import PrometheusObserver
 from flambeau.optimizer.api import create_app
 
 DATA = {
@@ -65,6 +67,17 @@ def test_a_cycle_collects_optimizes_and_updates(fleet, tmp_path):
 
     assert result.output == "1 servers have an allocation\n"
     assert fleet.updates[0]["allocations"]["s"]["accelerator"] == "A"
+
+
+def test_servers_without_a_collector_have_their_loads_from_prometheus(fleet, tmp_path, monkeypatch):
+    seen = Observed(arrivals_per_second=2.0, tokens_in=10, tokens_out=60)
+    monkeypatch.setattr(PrometheusObserver, "look", lambda self: dict.fromkeys(self.jobs.values(), seen))
+    (tmp_path / "server-data.json").write_text(json.dumps({"servers": [SERVER]}))
+
+    result = CliRunner().invoke(control, [str(tmp_path), "--period", "0", "--prometheus", "http://prometheus:9090"])
+
+    assert result.output == "1 servers have an allocation\n"
+    assert fleet.updates[0]["allocations"]["s"]["load"] == {"arrivalRate": 120, "avgInTokens": 10, "avgOutTokens": 60}
 
 
 def test_an_empty_collection_changes_nothing(fleet, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from flambeau.management.autoscaler.config import Accelerator, AutoscalerConfig,
 from flambeau.management.autoscaler.loop import Autoscaler
 from flambeau.management.autoscaler.observe import Observed
 from flambeau.management.autoscaler.performance import Book, Performance
-from flambeau.management.autoscaler.policy import Served
+from flambeau.management.autoscaler.problem import Served
 
 KEY = ("chat", "1.0")
 

@@ -1,9 +1,4 @@
-import json
-from urllib.parse import parse_qs, urlparse
-
-import pytest
-
-from flambeau.management.autoscaler.observe import Observer, PrometheusObserver
+from flambeau.management.autoscaler.observe import Both, Observed, Observer
 from flambeau.management.autoscaler.samples import parse
 
 
@@ -58,30 +53,14 @@ def test_labels_may_hold_anything():
     assert sample.value == 1000
 
 
-def test_prometheus_is_asked_for_arrivals_rather_than_completions():
-    answers = {
-        "success_total": 2.0,
-        "deriv": 0.5,
-        "increase(vllm:prompt": 300,
-        "increase(vllm:generation": 150,
-        "increase(vllm:request": 3,
-        "time_to_first_token_seconds_sum": 0.6,
-        "time_to_first_token_seconds_count": 3,
-        "sum(vllm:num_requests_waiting": 4,
-    }
-    asked = []
+def test_of_two_sources_the_second_counts():
+    class Source:
+        def __init__(self, **rates):
+            self.rates = rates
 
-    def fetch(url, timeout):
-        query = parse_qs(urlparse(url).query)["query"][0]
-        asked.append(query)
-        value = next((str(value) for part, value in reversed(answers.items()) if part in query), "NaN")
-        return json.dumps({"data": {"result": [{"metric": {}, "value": [0, value]}]}}).encode()
+        def look(self):
+            return {(model, ""): Observed(rate) for model, rate in self.rates.items()}
 
-    observed = PrometheusObserver("http://prometheus:9090", {"vllm-a": ("a", "")}, fetch=fetch).look()["a", ""]
+    looked = Both(Source(a=1, b=2), Source(b=3)).look()
 
-    assert observed.arrivals_per_second == pytest.approx(2.5)
-    assert (observed.tokens_in, observed.tokens_out) == (100, 50)
-    assert observed.ttft == pytest.approx(200)
-    assert observed.itl is None
-    assert observed.waiting == 4
-    assert all('job="vllm-a"' in query for query in asked)
+    assert {model: seen.arrivals_per_second for (model, _), seen in looked.items()} == {"a": 1, "b": 3}

@@ -3,7 +3,8 @@ import pytest
 from flambeau.management.autoscaler.config import Accelerator, AutoscalerConfig, Slo
 from flambeau.management.autoscaler.observe import Observed
 from flambeau.management.autoscaler.performance import Book, Performance
-from flambeau.management.autoscaler.policy import Policy, Served
+from flambeau.management.autoscaler.policy import Policy
+from flambeau.management.autoscaler.problem import Served
 
 KEY = ("chat", "1.0")
 TWO = (Accelerator("fast", capacity=4, cost=3.0), Accelerator("slow", capacity=8, cost=1.0))

@@ -58,6 +58,8 @@ def fetch(
     limits = limits or FetchLimits()
     if not url:
         raise ModelNotFound("empty url")
+    if not url.isprintable():  # no file's name, whatever the system says to it
+        raise ModelNotFound(f"Model not found at: {url!r}")
     if ".." in unquote(unquote(url)):
         raise ModelNotFound(f"Relative path is not allowed in url: {url}")
     parts = urlsplit(url)

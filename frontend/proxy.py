@@ -53,6 +53,8 @@ async def _ask(socket: Path, request: Request) -> _Answer:
     reader, writer = await asyncio.open_unix_connection(str(socket))
     try:
         headers = [(name, value) for name, value in request.raw_headers if name.lower() not in NOT_PASSED_ON]
+        if not any(name.lower() == b"host" for name, _ in headers):  # HTTP/1.0
+            headers.append((b"Host", b"localhost"))
         headers += [(b"Content-Length", b"%d" % len(request.body)), (b"Connection", b"close")]
         lines = [
             b"%b %b HTTP/1.1" % (request.exchange.method, request.exchange.url),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,10 @@ import uvicorn
 from flask import Flask
 
 from ..wsgi import Adapter
+from .connection import Connection, Limits
 
 TOO_LARGE = b'{\n  "code": 413,\n  "type": "RequestEntityTooLargeException",\n  "message": "Request is too large."\n}\n'
 THREADS = 32  # calls that wait for workers hold one each
-HEADER_SECONDS = 10
 
 
 class _Listener(uvicorn.Server):
@@ -28,11 +29,11 @@ class _Listener(uvicorn.Server):
 class Listener:
     """One listening socket and what serves it."""
 
-    def __init__(self, app: Flask, sockets: list[socket.socket], *, max_body_bytes: int, **tls: Any) -> None:
+    def __init__(self, app: Flask, sockets: list[socket.socket], limits: Limits, **tls: Any) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="control")
         config = uvicorn.Config(
-            Adapter(app, self._threads, max_body_bytes, too_large=TOO_LARGE),
-            http="httptools",
+            Adapter(app, self._threads, limits.body_bytes, too_large=TOO_LARGE),
+            http=functools.partial(Connection, limits=limits),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",

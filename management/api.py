@@ -187,7 +187,7 @@ def internal(control: ControlPlane, call: Call) -> Blueprint:
 
 def _registration(asked: Mapping[str, Any]) -> Registration:
     return Registration(
-        url=str(asked["url"]),
+        url=_text(asked, "url") or "",
         name=_text(asked, "model_name"),
         handler=_text(asked, "handler"),
         runtime=_text(asked, "runtime"),
@@ -200,20 +200,28 @@ def _registration(asked: Mapping[str, Any]) -> Registration:
 
 
 def _parameters() -> Mapping[str, Any]:
-    """The query string, or a JSON body; a broken one is a ValueError, which TorchServe answers by 500."""
+    """The query string, or a JSON body; a torn one is TorchServe's own fault, in its words and ours."""
     if request.mimetype == "application/json" and (body := request.get_data()):
         import json
 
         try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
+            document = json.loads(body.decode())
+        except json.JSONDecodeError:
             raise errors.BrokenBody("The request's body is no JSON.") from None
-        return document | request.args.to_dict() if isinstance(document, dict) else request.args
+        except (ValueError, RecursionError):  # no text, too deep, numbers of a thousand digits
+            raise errors.BadRequest("The request's body can not be read as JSON.") from None
+        if not isinstance(document, dict):
+            raise errors.BadRequest("The request's body has to be a JSON object of parameters.")
+        return document | request.args.to_dict()
     return request.args
 
 
 def _text(asked: Mapping[str, Any], key: str) -> str | None:
-    return str(asked[key]) if asked.get(key) not in (None, "") else None
+    """What is no text becomes text, as in the original; a list or an object is none of either."""
+    value = asked.get(key)
+    if isinstance(value, (dict, list)):
+        raise errors.BadRequest(f"Parameter {key} has to be a string.")
+    return str(value) if value not in (None, "") else None
 
 
 def _number(asked: Mapping[str, Any], key: str) -> int | None:

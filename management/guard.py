@@ -121,8 +121,8 @@ def browser_check(settings: Settings, address: str) -> Callable[[], None]:
     hosts, origin_allowed = known_hosts(settings, address), settings.cors_allowed_origin
 
     def check() -> None:
-        host = request.headers.get("Host", "")
-        if hosts is not None and host and _name(host) not in hosts:
+        host = request.headers.get("Host")
+        if hosts is not None and host is not None and _name(host) not in hosts:  # without: HTTP/1.0, no browser
             raise Forbidden("The Host header names no host of this server; allowed_hosts may list it.")
         origin = request.headers.get("Origin")
         if origin is not None and origin_allowed not in ("*", origin) and urlsplit(origin).netloc != host:

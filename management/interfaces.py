@@ -15,6 +15,7 @@ from flask import Blueprint
 
 from . import addresses, api, guard, sockets, workflows_api
 from .adapter import Listener
+from .connection import Limits
 from .control import ControlPlane
 from .dashboard import blueprint as dashboard
 from .dashboard import recent_decisions
@@ -108,7 +109,8 @@ class Interfaces:
         check = guard.browser_check(settings, address) if address else None  # HTTP processes have checked what they pass on
         status = 400 if settings.compat else settings.token_auth_status
         app = api.create_app(blueprints, cors_headers(settings), check=check, token_status=status)
-        listener = Listener(app, [socket], max_body_bytes=settings.max_request_size, **tls)
+        limits = Limits(settings.max_request_size, header_seconds=settings.header_timeout)
+        listener = Listener(app, [socket], limits, **tls)
         listener.start()
         self._listeners.append(listener)
 

@@ -4,57 +4,8 @@ import asyncio
 
 import pytest
 
+from ..hostile import GET, MALFORMED, POST, REFUSED
 from .conftest import until
-
-GET = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n"
-POST = b"POST /predictions/m HTTP/1.1\r\nHost: localhost\r\n"
-
-
-MALFORMED = {
-    "bare lf": b"GET /ping HTTP/1.1\nHost: localhost\n\n",
-    "bare cr": b"GET /ping HTTP/1.1\rHost: localhost\r\r",
-    "nul value": GET + b"X: a\x00b\r\n\r\n",
-    "cr value": GET + b"X: a\rb\r\n\r\n",
-    "lf value": GET + b"X: a\nb: c\r\n\r\n",
-    "te twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "te chunked,chunked": POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-    "te xchunked": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "te tab": POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
-    "te space": POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    "te identity": POST + b"Transfer-Encoding: identity\r\n\r\n",
-    "te http10": b"POST /predictions/m HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "chunk overflow": POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-    "chunk no crlf": POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcX0\r\n\r\n",
-    "chunk lf": POST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n",
-    "chunk ext lf": POST + b"Transfer-Encoding: chunked\r\n\r\n3;a=\n\r\nabc\r\n0\r\n\r\n",
-    "chunk empty": POST + b"Transfer-Encoding: chunked\r\n\r\n\r\nabc\r\n0\r\n\r\n",
-    "chunk space": POST + b"Transfer-Encoding: chunked\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
-    "chunk 0x": POST + b"Transfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
-    "cl plus": POST + b"Content-Length: +3\r\n\r\nabc",
-    "cl list": POST + b"Content-Length: 3, 3\r\n\r\nabc",
-    "cl dup same": POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
-    "cl empty": POST + b"Content-Length: \r\n\r\n",
-    "cl space": POST + b"Content-Length: 3 3\r\n\r\nabc",
-    "cl huge": POST + b"Content-Length: 99999999999999999999999\r\n\r\n",
-    "cl underscore": POST + b"Content-Length: 1_0\r\n\r\n",
-    "no colon": GET + b"Xyz\r\n\r\n",
-    "empty name": GET + b": v\r\n\r\n",
-    "name space": GET + b"X Y: v\r\n\r\n",
-    "name paren": GET + b"X(Y): v\r\n\r\n",
-    "first header space": b"GET /ping HTTP/1.1\r\n Host: localhost\r\n\r\n",
-    "http 0.9": b"GET /ping\r\n\r\n",
-    "http 2.0": b"GET /ping HTTP/2.0\r\nHost: a\r\n\r\n",
-    "http 1.2": b"GET /ping HTTP/1.2\r\nHost: localhost\r\n\r\n",
-    "http 1.10": b"GET /ping HTTP/1.10\r\nHost: localhost\r\n\r\n",
-    "preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "bad method": b"GE(T /ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "lower method": b"get /ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "relative": b"GET ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "space in target": b"GET /pi ng HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "high byte target": b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "dup host same": GET + b"Host: localhost\r\n\r\n",
-    "tls hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
-}
 
 
 async def reply(plane, request: bytes) -> bytes:
@@ -64,33 +15,7 @@ async def reply(plane, request: bytes) -> bytes:
         return await client.reader.read()
 
 
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        pytest.param(b"NOT A REQUEST\r\n\r\n", 400, id="no request line"),
-        pytest.param(b"GET /ping HTTP/1.1\r\n\r\n", 400, id="no host"),
-        pytest.param(GET + b"Host: b\r\n\r\n", 400, id="two hosts"),
-        pytest.param(POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, id="both framings"),
-        pytest.param(POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400, id="two lengths"),
-        pytest.param(POST + b"Content-Length: -1\r\n\r\n", 400, id="a negative length"),
-        pytest.param(POST + b"Content-Length: 0x10\r\n\r\n", 400, id="a length in hexadecimal"),
-        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", 400, id="a bad chunk"),
-        pytest.param(POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n", 400, id="a negative chunk"),
-        pytest.param(POST + b"Transfer-Encoding: gzip\r\n\r\n", 400, id="an encoding that does not end"),
-        pytest.param(POST + b"Transfer-Encoding: chunked, identity\r\n\r\n", 400, id="chunked before another encoding"),
-        pytest.param(GET + b"X-A : b\r\n\r\n", 400, id="a space before the colon"),
-        pytest.param(GET + b"X-A: b\r\n c\r\n\r\n", 400, id="a folded header"),
-        pytest.param(GET + b"X\x00A: b\r\n\r\n", 400, id="a null in a header's name"),
-        pytest.param(b"GET /pi\x01ng HTTP/1.1\r\nHost: a\r\n\r\n", 400, id="a control character in the path"),
-        pytest.param(GET + b"X-A: " + b"b" * 70_000 + b"\r\n\r\n", 431, id="a large header"),
-        pytest.param(GET + b"X-A: b\r\n" * 20_000 + b"\r\n", 431, id="many headers"),
-        pytest.param(b"GET /" + b"a" * 70_000, 431, id="an endless request line"),
-        pytest.param(POST + b"Content-Length: 1001\r\n\r\n", 413, id="a body that is announced too large"),
-        pytest.param(
-            POST + b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001, 413, id="a body that grows too large"
-        ),
-    ],
-)
+@pytest.mark.parametrize(("request_", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_request_that_can_not_be_taken_is_refused_and_the_connection_closed(run, request_, status):
     async def scenario(plane):
         answer = await reply(plane, request_)

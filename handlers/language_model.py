@@ -66,7 +66,7 @@ class LanguageModel:
 
             loaded = load(self.config, Path(context.model_dir), context.gpu_id, self._template(Path(context.model_dir)))
             self.tokenizer, self.engine = loaded.tokenizer, loaded.engine
-        self.metrics = TextMetrics(self.engine, context.metrics)
+        self.metrics = TextMetrics(self.engine, context.metrics, worker_id=context.worker_id)
         log.info("model %s: %s ready", context.model_name, type(self.engine).__name__)
 
     @property

@@ -19,10 +19,16 @@ TOTALS = {  # metric → counter of Stats
 
 
 class TextMetrics:
-    """`metrics` is the worker's store, or None in tests."""
+    """`metrics` is the worker's store, or None in tests. Gauges are a worker's own, so they name it."""
 
-    def __init__(self, engine: EngineLike, metrics: Metrics | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine, self._metrics, self._clock = engine, metrics, clock
+    def __init__(
+        self,
+        engine: EngineLike,
+        metrics: Metrics | None,
+        clock: Callable[[], float] = time.monotonic,
+        worker_id: str = "",
+    ) -> None:
+        self._engine, self._metrics, self._clock, self._worker_id = engine, metrics, clock, worker_id
         self._told = Stats()
         self._next = 0.0
 
@@ -37,9 +43,11 @@ class TextMetrics:
             if more := getattr(stats, counter) - getattr(told, counter):
                 self._metrics.add_counter(name, more)
         usage = stats.kv_tokens_used / max(stats.kv_tokens, 1)
-        self._metrics.add_metric("LlmRequestsRunning", stats.running, metric_type=MetricTypes.GAUGE)
-        self._metrics.add_metric("LlmRequestsWaiting", stats.waiting, metric_type=MetricTypes.GAUGE)
-        self._metrics.add_metric("LlmKvCacheUsage", usage, metric_type=MetricTypes.GAUGE)
+        worker = [("ModelName", self._metrics.model_name), ("Level", "Model"), ("WorkerId", self._worker_id)]
+        dimensions = [Dimension(*pair) for pair in worker]
+        gauges = {"LlmRequestsRunning": stats.running, "LlmRequestsWaiting": stats.waiting, "LlmKvCacheUsage": usage}
+        for name, value in gauges.items():
+            self._metrics.add_metric(name, value, dimensions=dimensions, metric_type=MetricTypes.GAUGE)
         self._told = stats
 
     def watch(self, request: Request) -> "Watch":

@@ -43,7 +43,9 @@ class Measuring:
         """Before a scrape: how many workers there are, how often they were started anew, how long they took to load."""
         metrics = self.metrics
         metrics.clear(WORKERS, RESTARTS, LOAD_TIME)
-        for pool in list(pools):
+        pools = list(pools)
+        metrics.keep_workers({worker.id for pool in pools for worker in pool.workers})
+        for pool in pools:
             labels = (("model_name", pool.record.name), ("model_version", pool.record.version))
             counts = Counter(worker.state.value for worker in pool.workers) | Counter(READY=0)
             for state, count in counts.items():

@@ -9,7 +9,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,16 @@ class Metrics:
         with self._lock:
             for name in names:
                 self._families.pop(name, None)
+
+    def keep_workers(self, present: Collection[str]) -> None:
+        """What the others were at when they ended is true of nobody now."""
+        with self._lock:
+            for family in self._families.values():
+                gone = [
+                    (n, labels) for n, labels in family.samples if dict(labels).get("WorkerId", "") not in ("", *present)
+                ]
+                for sample in gone:
+                    del family.samples[sample]
 
     def families(self) -> list[Family]:
         with self._lock:

@@ -1,7 +1,7 @@
 """The engines' numbers under the names that dashboards and autoscalers made for vLLM query; on with `vllm_metrics=true`.
 
-Only translates: names, the label `model_name`, and seconds for milliseconds. What our engines do not tell is left out rather
-than guessed. Not for: our own names, which are always there.
+Only translates: names, the labels `model_name` and `engine` (a gauge's worker), and seconds for milliseconds. What our engines
+do not tell is left out rather than guessed. Not for: our own names, which are always there.
 """
 
 from dataclasses import dataclass
@@ -72,6 +72,8 @@ def _add(family: Family, alias: Alias, made: Family) -> None:
 def _labels(labels: Labels, scale: float) -> Labels:
     found = dict(labels)
     named = [("model_name", found.get("ModelName", ""))]
+    if "WorkerId" in found:
+        named.append(("engine", found["WorkerId"]))
     if "FinishReason" in found:
         named.append(("finished_reason", found["FinishReason"]))
     if "le" in found:

@@ -18,7 +18,7 @@ class Engine:
 def test_what_an_engine_tells_is_taken_by_the_workers_store():
     store = Metrics("chat")
     clock = iter(range(100))
-    metrics = TextMetrics(Engine(), store, lambda: float(next(clock)))
+    metrics = TextMetrics(Engine(), store, lambda: float(next(clock)), worker_id="9000")
     watch = metrics.watch(Request(1, RequestHead("generate", "1", []), memoryview(b""), 0.0))
 
     metrics.look(busy=True)
@@ -29,6 +29,7 @@ def test_what_an_engine_tells_is_taken_by_the_workers_store():
     kinds = {metric.name: metric.kind for metric in store.pending}
     assert kinds["LlmGeneratedTokens"] == "counter"
     assert kinds["LlmRequestsRunning"] == "gauge"
+    assert all(("WorkerId", "9000") in metric.dimensions for metric in store.pending if metric.kind == "gauge")
     assert kinds["LlmTimeToFirstToken"] == kinds["LlmInterTokenLatency"] == "histogram"
 
 

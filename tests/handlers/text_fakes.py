@@ -39,7 +39,12 @@ class FakeReply:
 def start(kind, folder, **section):
     """A loaded handler of class `kind`."""
     context = SimpleNamespace(
-        model_yaml_config={"handler": section}, model_dir=str(folder), model_name="m", gpu_id=None, metrics=None
+        worker_id="9000",
+        model_yaml_config={"handler": section},
+        model_dir=str(folder),
+        model_name="m",
+        gpu_id=None,
+        metrics=None,
     )
     handler = kind()
     handler.initialize(context)

@@ -52,6 +52,16 @@ def test_the_mode_says_where_metrics_go(tmp_path, mode, logged, exposed):
     assert measured.exposed == exposed
 
 
+def test_a_workers_gauges_go_with_it(tmp_path):
+    measured = measuring(tmp_path)
+    for name, labels in (("LlmRequestsRunning", [("WorkerId", "9000")]), ("Seen", [("Level", "Model")])):
+        measured.from_handler(Metric(name, "gauge", "Count", 3.0, [("ModelName", "m"), *labels]))
+
+    measured.look([])
+
+    assert [family.name for family in measured.metrics.families() if family.samples] == ["Seen"]
+
+
 def test_metrics_yaml_lists_the_handlers_metrics_that_are_taken(tmp_path):
     (tmp_path / "metrics.yaml").write_text(DECLARED)
     path = str(tmp_path / "metrics.yaml")

@@ -17,12 +17,16 @@ def exposed(*metrics):
 def test_counters_and_gauges_have_vllm_s_names_and_label():
     lines = exposed(
         Metric("LlmGeneratedTokens", "counter", "Count", 5.0, MODEL),
-        Metric("LlmRequestsRunning", "gauge", "Count", 2.0, MODEL),
+        *(
+            Metric("LlmRequestsRunning", "gauge", "Count", 2.0, [*MODEL, ("WorkerId", worker)])
+            for worker in ("9000", "9001")
+        ),
     )
 
     assert 'vllm:generation_tokens_total{model_name="m",} 5.0' in lines
     assert "# TYPE vllm:num_requests_running gauge" in lines
-    assert 'vllm:num_requests_running{model_name="m",} 2.0' in lines
+    for worker in ("9000", "9001"):
+        assert f'vllm:num_requests_running{{model_name="m",engine="{worker}",}} 2.0' in lines
 
 
 def test_times_are_in_seconds_bounds_included():

@@ -62,7 +62,7 @@ def fetch(
         raise ModelNotFound(f"Model not found at: {url!r}")
     if ".." in unquote(unquote(url)):
         raise ModelNotFound(f"Relative path is not allowed in url: {url}")
-    parts = urlsplit(url)
+    parts = _split(url)
     scheme = parts.scheme.lower()
     if not scheme:
         path = Path(url)
@@ -78,6 +78,15 @@ def fetch(
     target = _target(url, parts, model_store)
     _store(target, url, lambda sink: SOURCES[scheme](url, allowed_urls, limits, progress, sink))
     return Fetched(target, downloaded=True)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ModelNotFound(f"Model not found at: {url}") from None
+    return parts
 
 
 def _in_store(name: str, model_store: Path) -> Path:
@@ -140,11 +149,11 @@ def _from_http(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress
     deadline = time.monotonic() + limits.total_seconds
     for _ in range(MAX_REDIRECTS + 1):
         pattern = _require_allowed(url, allowed)
-        parts = urlsplit(url)
+        parts = _split(url)
         connection = _connect(parts, pattern, limits)
         try:
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("GET", target, headers={"Host": parts.netloc.rpartition("@")[2], "User-Agent": "flambeau"})
+            connection.request("GET", target, headers={"Host": parts.netloc, "User-Agent": "flambeau"})
             answer = connection.getresponse()
             location = answer.getheader("Location")
             if answer.status in REDIRECTS and location:
@@ -165,7 +174,7 @@ def _copy(
     answer: http.client.HTTPResponse, sink: int, limits: FetchLimits, deadline: float, progress: Progress | None
 ) -> None:
     total, length = 0, answer.length
-    while piece := answer.read(CHUNK):
+    while piece := answer.read1(CHUNK):  # what has come: a server that trickles must meet the deadline, too
         total += len(piece)
         if total > limits.max_bytes or time.monotonic() > deadline:
             raise OSError("too large or too slow")
@@ -180,6 +189,8 @@ def _copy(
 
 def _connect(parts: SplitResult, pattern: str, limits: FetchLimits) -> http.client.HTTPConnection:
     """To the very address that was checked: a second look-up of the name could give another."""
+    if parts.username is not None:  # a careless pattern, and a human eye, take http://good@evil/ for the first host
+        raise ModelNotFound("A URL with a user's name in it is not fetched.")
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
     address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
@@ -195,7 +206,7 @@ def _connect(parts: SplitResult, pattern: str, limits: FetchLimits) -> http.clie
 
 def _names(pattern: str, host: str) -> bool:
     """Whether a pattern speaks of this very host, and not of any."""
-    return host in pattern.replace("\\.", ".")
+    return bool(re.search(rf"(?<![\w.-]){re.escape(host)}(?![\w-]|\.\w)", pattern.replace("\\.", "."), re.IGNORECASE))
 
 
 def _from_s3(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress: Progress | None, sink: int) -> None:

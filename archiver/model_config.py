@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import msgspec
 import yaml
 
+from . import safe_yaml
 from .errors import InvalidModel
 
 MAX_BYTES = 1 << 20
-MAX_ALIASES = 100
+MAX_NUMBER = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,6 @@ KINDS: dict[str, type] = {
 BACKEND_KEYS = {"pt2", "handler", "micro_batching", "deepspeed", "pippy", "slo", "idempotent"}
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that counts aliases: a few lines of them can stand for billions of nodes."""
-
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            self.aliases += 1
-            if self.aliases > MAX_ALIASES:
-                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
-        return super().compose_node(parent, index)
-
-
 def read_model_config(path: Path) -> ModelConfig:
     """InvalidModel when the file is no YAML mapping that we would read."""
     if path.stat().st_size > MAX_BYTES:
@@ -82,7 +71,7 @@ def read_model_config(path: Path) -> ModelConfig:
 
 def parse_model_config(text: bytes | str) -> ModelConfig:
     try:
-        document = yaml.load(text, Loader=_Loader)
+        document = safe_yaml.load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         detail = f"line {where.line + 1}: {getattr(error, 'problem', '')}" if where else str(error)
@@ -91,6 +80,7 @@ def parse_model_config(text: bytes | str) -> ModelConfig:
         return ModelConfig(given=True)
     if not isinstance(document, dict):
         raise InvalidModel("The model's YAML is no mapping.")
+    _require_sendable(document)
     taken: dict[str, Any] = {}
     warnings: list[str] = []
     for key, value in document.items():
@@ -101,6 +91,16 @@ def parse_model_config(text: bytes | str) -> ModelConfig:
             warnings.append(f"{key}: {value!r} is not of type {KINDS[key].__name__} and is ignored")
         elif isinstance(value, int) and value < 0:
             warnings.append(f"{key}: {value} is negative and is ignored")
+        elif isinstance(value, int) and value > MAX_NUMBER:
+            warnings.append(f"{key}: {value} is more than {MAX_NUMBER} and is ignored")
         else:
             taken[key] = value
     return ModelConfig(**taken, raw=document, warnings=tuple(warnings), given=True)
+
+
+def _require_sendable(document: dict[Any, Any]) -> None:
+    """Every process reads it in the routing table: a file which can't stand there must not come so far."""
+    try:
+        msgspec.msgpack.decode(msgspec.msgpack.encode(document), type=dict[str, Any])
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidModel(f"The model's YAML holds what no setting can be: {error}") from None

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from . import safe_yaml
 from .errors import InvalidModel
 from .manifest import NAME
 from .workflow import MANIFEST_PATH
@@ -21,6 +22,7 @@ DEFAULTS: dict[str, int] = {
 }  # fmt: skip
 MAX_BYTES = 1 << 20
 MAX_NODES = 256
+MAX_NUMBER = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def _yaml(folder: Path, name: object) -> dict[str, Any]:
     if path is None or not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise InvalidModel("The workflow's manifest names no specification file that could be read.")
     try:
-        document = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, RecursionError):
+        document = safe_yaml.load(path.read_bytes())
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InvalidModel("The workflow's specification is no YAML.") from None
     if not isinstance(document, dict):
         raise InvalidModel("The workflow's specification is no mapping.")
@@ -141,6 +143,7 @@ def _node(name: str, given: object, shared: dict[str, int], inputs: tuple[str, .
 
 
 def _number(value: object, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < (0 if key == "max-batch-delay" else 1):
+    least = 0 if key == "max-batch-delay" else 1
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_NUMBER:
         raise InvalidModel(f"models: {key}={value!r} is no positive whole number.")
     return value

@@ -4,6 +4,7 @@ Whatever a handler does wrong is answered; nothing it raises ends the worker. No
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ class Runner:
         breathe: Callable[[float], None],
         in_step: bool = False,
     ) -> None:
+        self._pid = os.getpid()
         self._entry = entry
         self._context = context
         self._decode = decode
@@ -58,8 +60,10 @@ class Runner:
             if type(outputs) is not list:
                 outputs = self._collect(outputs)
         except BaseException as error:  # SystemExit too: a handler can't end the worker by it
+            self._leave_if_forked()
             self._fail(error)
             return
+        self._leave_if_forked()
         if type(outputs) is not list:
             self._refuse("Invalid model predict output", f"the handler returned a {type(outputs).__name__}, not a list")
         elif len(outputs) != len(rows):
@@ -67,6 +71,11 @@ class Runner:
         else:
             self._answer(outputs)
             self._context.metrics.sample_time("PredictionTime", time.monotonic() - self._batch[0].taken)
+
+    def _leave_if_forked(self) -> None:
+        """A child of the handler that came back to us must not answer beside its parent, on the same sockets."""
+        if os.getpid() != self._pid:
+            os._exit(1)
 
     def _admit(self, batch: list[Exchange]) -> list[dict[str, Any]]:
         """Rows for the handler; what can't be one is answered at once and spares its batch mates."""

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     if failure is not None:
         if followers:
             followers.end()
-        print(failure.traceback, file=sys.stderr, flush=True)
+        print(failure.traceback, end="", file=sys.stderr, flush=True)
         control.sendall(pack(Kind.FAILED, 0, failure))
         return 1
     gc.freeze()  # what loading made stays; the collector need not look at it again

@@ -24,6 +24,7 @@ Call = Callable[[Coroutine[Any, Any, Any]], Any]
 PROCESSING = {"status": "Processing worker updates..."}
 NOT_FOUND = "Requested resource is not found, please refer to API document."
 NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
+MAX_NUMBER = 2**31 - 1
 MAX_LISTED = 100
 
 
@@ -225,11 +226,12 @@ def _text(asked: Mapping[str, Any], key: str) -> str | None:
 
 
 def _number(asked: Mapping[str, Any], key: str) -> int | None:
-    """A number which is none is ignored, as the original does."""
+    """A number which is none, or has more than 32 bits, is ignored, as the original does."""
     try:
-        return int(asked[key])
-    except (KeyError, ValueError, TypeError):
+        number = int(asked[key])
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
+    return number if abs(number) <= MAX_NUMBER else None
 
 
 def _flag(asked: Mapping[str, Any], key: str, *, default: bool) -> bool:

@@ -22,7 +22,7 @@ from .errors import BadRequest, ManagementError, StorageFailed, WorkersFailed
 from .pool import Pool, Surroundings
 from .registry import Registry, VersionRecord, WorkflowRecord
 from .routing import ModelRoute, RouteWriter, Table, WorkflowNode, WorkflowRoute
-from .serving import Registration, decide
+from .serving import Registration, decide, require_startable
 from .settings import ALLOWED_BY_TORCHSERVE
 from .workers import Worker
 
@@ -64,6 +64,7 @@ class ControlPlane:
             archive = await asyncio.to_thread(self.open_archive, fetched.path)
             python = await asyncio.to_thread(self._python, archive)
             record = self._record(asked, fetched, archive)
+            require_startable(record.min_workers)
             async with self._change(record.name):
                 self.registry.add(record)
                 if asked.make_default:
@@ -93,6 +94,7 @@ class ControlPlane:
         high = low if high is None else high
         if low < 0 or high < low:
             raise BadRequest("max_worker cannot be less than min_worker." if high < low else f"min_worker={low}: negative.")
+        require_startable(low)
         async with self._change(name):
             before = self.registry.find(name, version)
             pool = self._pool(before)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 ROTATE_BYTES, KEPT = 100 << 20, 5
 TIME = "%Y-%m-%dT%H:%M:%S"
+# One event, one line, whatever a client or a handler put into it: a terminal that shows the log must not obey it.
+VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != ord("\t")} | {10: "\\n", 13: "\\r"}
 LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
@@ -72,7 +74,7 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = f"{self.formatTime(record, TIME)},{int(record.msecs):03d}"
-        text = record.getMessage().replace("\n", "\\n") if record.exc_info is None else record.getMessage()
+        text = record.getMessage().translate(VISIBLE)
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if not self._named:

@@ -4,11 +4,14 @@ The precedence is TorchServe's as observed: workers: the YAML, if it is sound, b
 request beats the YAML; time-outs: the YAML beats the request, and a YAML that is silent resets them.
 """
 
+import os
 from dataclasses import dataclass
 
 from ..archiver.model_config import ModelConfig
+from .errors import BadRequest
 from .settings import Settings
 
+WORKERS_PER_CPU = 64  # of one model: a slip of the finger must not start processes until the machine is full
 DEFAULT_BATCH_DELAY_MS = 100
 DEFAULT_RETRY_SECONDS = 300
 
@@ -66,3 +69,10 @@ def decide(asked: Registration, config: ModelConfig, settings: Settings, default
 
 def _first(*candidates: int | None, least: int = 1) -> int:
     return next(value for value in candidates if value is not None and value >= least)
+
+
+def require_startable(workers: int) -> None:
+    """BadRequest for a number of workers that can't be meant."""
+    most = WORKERS_PER_CPU * (os.cpu_count() or 1)
+    if workers > most:
+        raise BadRequest(f"{workers} workers are more than this machine may start for one model ({most}).")

@@ -1,3 +1,4 @@
+import contextlib
 import http.server
 import threading
 
@@ -5,7 +6,7 @@ import pytest
 
 from flambeau.archiver import fetch as fetching
 from flambeau.archiver.errors import AlreadyExists, DownloadFailed, ModelNotFound
-from flambeau.archiver.fetch import fetch
+from flambeau.archiver.fetch import FetchLimits, fetch
 
 
 @pytest.fixture
@@ -22,12 +23,19 @@ def web():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         to = ""
+        stopped = threading.Event()
 
         def do_GET(self):
             if self.path == "/there.mar":
                 self.send_response(302)
                 self.send_header("Location", type(self).to)
                 self.end_headers()
+            elif self.path == "/slow.mar":
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    while not type(self).stopped.wait(0.02):
+                        self.wfile.write(b"a")
             elif self.path in ("/good.mar", "/short.mar"):
                 self.send_response(200)
                 self.send_header("Content-Length", "7" if self.path == "/good.mar" else "70")
@@ -43,6 +51,7 @@ def web():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.url, server.handler = f"http://127.0.0.1:{server.server_port}", Handler
     yield server
+    Handler.stopped.set()
     server.shutdown()
 
 
@@ -111,3 +120,26 @@ def test_a_public_name_that_resolves_to_a_private_address_is_refused(store, monk
 
     with pytest.raises(ModelNotFound, match="private network"):
         fetch("http://models.example/x.mar", store, ("https?://.*",))
+
+
+def test_a_pattern_that_names_another_host_does_not_open_the_private_network(store, monkeypatch):
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("10.0.0.8", 80))])
+
+    with pytest.raises(ModelNotFound, match="private network"):
+        fetch("http://example/x.mar", store, ("https?://(models.example.com|.*)/.*",))
+
+
+def test_a_user_s_name_in_the_address_fools_no_pattern(store):
+    with pytest.raises(ModelNotFound, match="user's name"):
+        fetch("http://good.example@127.0.0.1/x.mar", store, ("http://good.example.*", "http://127.0.0.1.*"))
+
+
+def test_a_server_that_trickles_must_meet_the_deadline(store, web):
+    with pytest.raises(DownloadFailed):
+        fetch(f"{web.url}/slow.mar", store, ALLOWED, FetchLimits(total_seconds=0.2))
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://a:99999/x.mar", "http://a:b/x.mar"])
+def test_an_address_that_is_none_is_not_found(store, url):
+    with pytest.raises(ModelNotFound):
+        fetch(url, store, ("http.*",))

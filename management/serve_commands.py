@@ -28,7 +28,7 @@ def model_options(command: F) -> F:
         [
             click.argument("model"),
             click.option("--handler", help="text_generation, chat, embedding, …; by the architecture when not given."),
-            click.option("--engine", help="auto, fused, hf, static or mock."),
+            click.option("--engine", help="auto, fused, hf, static, mock or vllm."),
             click.option("--dtype", help="float32, bfloat16 or float16; as the weights say when not given."),
             click.option("--quantize", help="int8, nf4 or fp4."),
             click.option("--max-model-len", type=int, help="Positions; what the model was made for when not given."),

@@ -3,6 +3,8 @@
 The rule: of G GPUs with k for each model, worker g uses group `g mod floor(G / k)`: GPUs `group·k` to `group·k + k - 1`.
 """
 
+from collections.abc import Callable
+
 from .config import ConfigError
 
 
@@ -14,8 +16,6 @@ def group(gpus: int, per_model: int, worker_gpu: int) -> list[int]:
     return list(range(first, first + per_model))
 
 
-def max_memory(gpus: int, used: list[int], bytes_each: int | None) -> dict[int | str, int]:
-    """For accelerate: nothing on the GPUs of others; without a limit, what each has is left to it."""
-    if bytes_each is None:
-        return {}
-    return {gpu: bytes_each if gpu in used else 0 for gpu in range(gpus)}
+def max_memory(gpus: int, used: list[int], bytes_on: Callable[[int], int]) -> dict[int | str, int]:
+    """For accelerate: what it may take on each of its GPUs, and nothing on those of others."""
+    return {gpu: bytes_on(gpu) if gpu in used else 0 for gpu in range(gpus)}

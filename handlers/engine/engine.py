@@ -137,8 +137,6 @@ class Engine:
             raise InvalidRequest(f"the prompt has {len(ids)} tokens, the model takes {self.max_model_len}", "prompt")
         check_ids(ids, self.vocab_size, "prompt")
         check_ids([*params.logit_bias, *params.stop_token_ids], self.vocab_size, "logit_bias")
-        if params.n < 1:
-            raise InvalidRequest(f"n: {params.n} is less than 1", "n")
         if params.grammar and self._grammars is None:
             raise InvalidRequest(
                 "this model can't be held to a grammar: the extra `grammar` is not installed", "response_format"

@@ -1,12 +1,12 @@
 """Decoding steps of a fixed shape, recorded once as CUDA graphs and played again: a small model leaves a GPU idle otherwise.
 
 Rows are padded to a power of two, and so are the blocks of positions that they look at; the padding writes to a slot that
-nobody reads. On a CPU there is nothing to record, and the same steps run as they are: so tests can meet this code.
+nobody reads. What records is an argument, so that tests on a CPU meet all of this but CUDA's own calls.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,6 +17,14 @@ from .scheduler import Plan
 WARM_UP = 2  # runs before recording, in which kernels choose their workspaces
 
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Recorder(Protocol):
+    """From a step and the tensors it is given to what plays it again, whatever these hold by then."""
+
+    def __call__(
+        self, step: Callable[..., torch.Tensor], given: tuple[torch.Tensor, ...]
+    ) -> Callable[[], torch.Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +38,8 @@ class Recorded:
 
 
 class FixedSteps:
-    def __init__(self, step: Step, attention: Attention, spare_slot: int) -> None:
-        self._step, self._attention, self._spare = step, attention, spare_slot
+    def __init__(self, step: Step, attention: Attention, spare_slot: int, recorder: Recorder) -> None:
+        self._step, self._attention, self._spare, self._recorder = step, attention, spare_slot, recorder
         self._recorded: dict[tuple[int, int], Recorded] = {}
         self._blocks = 0
 
@@ -63,24 +71,24 @@ class FixedSteps:
         ids, slots, positions = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(3))
         slots.fill_(self._spare)
 
-        def step() -> torch.Tensor:
+        def step(ids: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
             self._attention.prepare_fixed(slots, positions, blocks)
             return self._step(ids, positions[None])
 
-        play = step if device.type != "cuda" else _graph(step, device)
-        return Recorded(ids, slots, positions, play)
+        return Recorded(ids, slots, positions, self._recorder(step, (ids, slots, positions)))
 
 
-def _graph(step: Callable[[], torch.Tensor], device: torch.device) -> Callable[[], torch.Tensor]:
+def cuda_graph(step: Callable[..., torch.Tensor], given: tuple[torch.Tensor, ...]) -> Callable[[], torch.Tensor]:
+    device = given[0].device
     stream: Any = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
-            step()
+            step(*given)
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = step()
+        out = step(*given)
 
     def play() -> torch.Tensor:
         graph.replay()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import embedding, silu
 
 from .attention import Attention
-from .fixed_steps import FixedSteps
+from .fixed_steps import FixedSteps, Recorder
 from .kv_cache import KvCache
 from .packed import linear
 from .runner import Output, Unsupported, flat, kv_shape, prepare
@@ -37,7 +37,7 @@ class FusedRunner:
 
     reuses_prefixes = True
 
-    def __init__(self, model: Any, slots: int, max_model_len: int, fixed_steps: bool = False) -> None:
+    def __init__(self, model: Any, slots: int, max_model_len: int, recorder: Recorder | None = None) -> None:
         config = model.config.get_text_config()
         _refuse_others(model, config)
         self.max_model_len, self.vocab_size = max_model_len, config.vocab_size
@@ -51,7 +51,7 @@ class FusedRunner:
         self._embeddings = model.get_input_embeddings().weight.detach()
         self._head = linear(model.get_output_embeddings().weight, None)
         self._layers = [self._fuse(layer) for layer in model.model.layers]
-        self._fixed = FixedSteps(self._step, self.attention, spare_slot=slots) if fixed_steps else None
+        self._fixed = FixedSteps(self._step, self.attention, slots, recorder) if recorder else None
 
     def run(self, plan: Plan, rows: list[int], hidden: bool) -> Output:
         if self._fixed is not None and not plan.chunks and not hidden:

@@ -5,6 +5,7 @@ An engine knows tokens only. Text, chat templates and stop strings live one laye
 from one thread for as long as it returns True; sinks are called from inside `step()` and must not block.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -64,6 +65,21 @@ def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
     """InvalidRequest for tokens that the model does not have."""
     if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
         raise InvalidRequest(f"token ids are between 0 and {vocab_size - 1}", param)
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "max_tokens": (0, math.inf), "min_tokens": (0, math.inf), "temperature": (0, 1e6), "top_k": (0, math.inf),
+    "top_p": (0, 1), "min_p": (0, 1), "repetition_penalty": (1e-6, 1e6), "presence_penalty": (-1e6, 1e6),
+    "frequency_penalty": (-1e6, 1e6), "logprobs": (0, math.inf), "prompt_logprobs": (0, math.inf), "n": (1, 4096),
+}  # fmt: skip
+
+
+def check_sampling(params: SamplingParams) -> None:
+    """InvalidRequest for numbers that mean nothing; the APIs have narrower bounds of their own."""
+    for name, (low, high) in BOUNDS.items():
+        value = getattr(params, name)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequest(f"{name}: {value} is not between {low:g} and {high:g}", name)
 
 
 class EngineLike(Protocol):

@@ -15,6 +15,7 @@ from . import devices, self_check, vllm
 from .config import ConfigError, TextModelConfig
 from .encoder import EncoderEngine
 from .engine import Engine, Limits
+from .fixed_steps import cuda_graph
 from .fused import FusedRunner
 from .grammar import grammars
 from .interface import EngineLike
@@ -43,7 +44,7 @@ def load(config: TextModelConfig, folder: Path, gpu_id: int | None, chat_templat
     hf_config = _read_config(source, config)
     if config.engine == "vllm":
         tokenizer = HfTokenizer.load(source, _end_tokens(source, hf_config), chat_template or None)
-        return Loaded(tokenizer, vllm.load(config, source))
+        return Loaded(tokenizer, vllm.load(config, source, _vllm_kv_bytes(config, hf_config)))
     placement = place(config, gpu_id)
     if any(name.endswith(DECODERS) for name in getattr(hf_config, "architectures", None) or []):
         return _load_decoder(config, source, hf_config, placement, chat_template)
@@ -70,8 +71,10 @@ def place(config: TextModelConfig, gpu_id: int | None) -> dict[str, Any]:
     used = devices.group(gpus, config.num_gpu_per_model, gpu_id)
     if len(used) == 1 and config.gpu_max_memory is None:
         return {"device_map": {"": used[0]}}
-    memory = devices.max_memory(gpus, used, config.gpu_max_memory)
-    return {"device_map": "auto", "max_memory": memory} if memory else {"device_map": "balanced"}
+    if (limit := config.gpu_max_memory) is not None:
+        return {"device_map": "auto", "max_memory": devices.max_memory(gpus, used, lambda _: limit)}
+    memory = devices.max_memory(gpus, used, lambda gpu: torch.cuda.mem_get_info(gpu)[0])
+    return {"device_map": "balanced", "max_memory": memory}
 
 
 def quantization(config: TextModelConfig) -> dict[str, Any]:
@@ -141,8 +144,7 @@ def _load_decoder(
             **quantized,
         ).eval()
 
-    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or DEFAULT_MODEL_LEN
-    length = min(config.max_model_len or limit, limit)
+    length = _model_len(config, text)
     tokenizer = HfTokenizer.load(source, _end_tokens(source, text), chat_template or None)
     slots = config.max_batch_rows + (SPARE_SLOTS if config.prefix_cache else 0)
     runner = choose_runner(load_model, config, slots, length)
@@ -170,7 +172,9 @@ def choose_runner(load_model: Callable[[], Any], config: TextModelConfig, slots:
     with torch.inference_mode():
         wanted = self_check.expected(model) if config.self_check else None
     makers: dict[str, Callable[[Any], Runner]] = {
-        "fused": lambda model: FusedRunner(model, slots, length, config.cuda_graphs and model.device.type == "cuda"),
+        "fused": lambda model: FusedRunner(
+            model, slots, length, cuda_graph if config.cuda_graphs and model.device.type == "cuda" else None
+        ),
         "hf": lambda model: HfRunner(model, slots, length),
     }
     for name in makers if config.engine == "auto" else [config.engine] if config.engine in makers else []:
@@ -192,6 +196,11 @@ def choose_runner(load_model: Callable[[], Any], config: TextModelConfig, slots:
     return SequentialRunner(model, length)
 
 
+def _model_len(config: TextModelConfig, text: Any) -> int:
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or DEFAULT_MODEL_LEN
+    return min(config.max_model_len or limit, limit)
+
+
 def _end_tokens(source: str, text: Any) -> list[int]:
     """As the generation configuration says, or else the model's."""
     from transformers import GenerationConfig
@@ -210,11 +219,29 @@ def _kv_tokens(text: Any, runner: Runner, most: int) -> int:
     else:
         free = psutil.virtual_memory().available
     try:
-        shape = kv_shape(text)
+        each = _kv_bytes(text, runner.dtype)
     except Unsupported:
         return most
-    each = shape.layers * shape.heads * (2 * shape.dim) * int(runner.dtype.itemsize)
     return min(most, int(free * MEMORY_SHARE) // each)
+
+
+def _kv_bytes(text: Any, dtype: torch.dtype) -> int:
+    """Of one position."""
+    shape = kv_shape(text)
+    return shape.layers * shape.heads * (2 * shape.dim) * int(dtype.itemsize)
+
+
+def _vllm_kv_bytes(config: TextModelConfig, hf_config: Any) -> int | None:
+    """As `kv_cache_tokens` says; else on a CPU as much as all rows can fill, within the share of memory that ours takes."""
+    text, gpu = hf_config.get_text_config(), torch.cuda.is_available()
+    most = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    try:
+        each = _kv_bytes(text, _dtype(config, hf_config, gpu))
+    except Unsupported:
+        return None if gpu else most
+    if config.kv_cache_tokens:
+        return config.kv_cache_tokens * each
+    return None if gpu else min(config.max_batch_rows * _model_len(config, text) * each, most)
 
 
 def _load_encoder(config: TextModelConfig, source: str, hf_config: Any, placement: dict[str, Any]) -> Loaded:

@@ -156,6 +156,16 @@ def test_helm_refuses_what_it_cannot_read(model, body):
     assert send(model, "predict", body).status == 400
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 1.1), ("max_tokens", -5), ("n", 0), ("logprobs", -1)],
+)
+def test_numbers_that_mean_nothing_are_refused_by_name(model, name, value):
+    reply = generate(model, **{name: value})
+
+    assert reply.status == 400 and ("param", name) in reply.headers
+
+
 def test_llama_2_prompts_are_dressed_once(tmp_path):
     section = {
         **FAST,

@@ -203,4 +203,4 @@ def test_workers_get_the_gpus_of_their_group(gpus, per_model, worker_gpu, used):
 
 
 def test_a_large_model_takes_nothing_from_the_gpus_of_others():
-    assert devices.max_memory(4, [2, 3], 10) == {0: 0, 1: 0, 2: 10, 3: 10}
+    assert devices.max_memory(4, [2, 3], lambda gpu: 10 * gpu) == {0: 0, 1: 0, 2: 20, 3: 30}

@@ -1,11 +1,13 @@
-"""Our side of vLLM: what is asked of it, and what becomes of its answers. Its engine here is a small likeness."""
+"""Our side of vLLM: what is asked of it, and what becomes of its answers. Its engine here is a small likeness; `real_vllm`
+asks a real one.
+"""
 
 from types import SimpleNamespace
 
 import pytest
 
 from flambeau.handlers.engine.config import ConfigError, TextModelConfig
-from flambeau.handlers.engine.vllm import VllmEngine, load
+from flambeau.handlers.engine.vllm import Kinds, VllmEngine, load
 from flambeau.handlers.generation import InvalidRequest, SamplingParams
 
 
@@ -15,9 +17,10 @@ class Likeness:
     model_config = SimpleNamespace(max_model_len=64, get_vocab_size=lambda: 100)
 
     def __init__(self):
-        self.requests, self.aborted = {}, []
+        self.requests, self.aborted, self.salts = {}, [], {}
 
     def add_request(self, name, prompt, options, priority=0):
+        self.salts[name] = prompt.get("cache_salt")
         self.requests[name] = (prompt["prompt_token_ids"], options, [])
 
     def abort_request(self, names):
@@ -58,7 +61,7 @@ class Likeness:
 
 @pytest.fixture
 def engine():
-    return VllmEngine(Likeness(), dict, max_rows=4)
+    return VllmEngine(Likeness(), Kinds(dict, dict, (ValueError,)), max_rows=4)
 
 
 def test_tokens_come_once_and_end(engine):
@@ -102,6 +105,36 @@ def test_a_choice_may_end_before_the_others(engine):
         pass
 
     assert [event.index for event in events] == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("greedy", [{"temperature": 0, "top_p": 0.5}, {"top_p": 0}, {"top_k": 1}], ids=str)
+def test_what_leaves_one_token_is_asked_for_as_greedy(engine, greedy):
+    engine.add_request([1], SamplingParams(**greedy), [].append)
+
+    _, options, _ = engine._inner.requests["1"]
+    assert (options["temperature"], options["top_p"], options["top_k"]) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "asked"),
+    [
+        ("json_object", {"json_object": True, "disable_any_whitespace": True}),
+        ('json_schema:{"type": "object"}', {"json": '{"type": "object"}', "disable_any_whitespace": True}),
+        ("regex:a|b", {"regex": "a|b"}),
+        ("lark:start: A", {"grammar": "start: A"}),
+    ],
+)
+def test_grammars_are_put_in_its_words(engine, grammar, asked):
+    engine.add_request([1], SamplingParams(grammar=grammar), [].append)
+
+    assert engine._inner.requests["1"][1]["structured_outputs"] == asked
+
+
+def test_a_prompt_goes_with_its_salt(engine):
+    engine.add_request([1], SamplingParams(), [].append, salt="ours")
+    engine.add_request([1], SamplingParams(), [].append)
+
+    assert engine._inner.salts == {"1": "ours", "2": None}
 
 
 def test_what_it_cannot_do_is_refused(engine):

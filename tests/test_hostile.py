@@ -41,7 +41,7 @@ def server(tmp_path_factory):
     folder.mkdir()
     (sax,) = free_ports(1)
     cell = {"cell": "/sax/test", "sax_address": f"http://127.0.0.1:{sax}", "sax_root": str(folder / "root")}
-    started = LiveServer(folder, cell | {"header_timeout": 0.5}, ("--start", "--foreground", "--ncs"))
+    started = LiveServer(folder, cell | {"header_timeout": 2}, ("--start", "--foreground", "--ncs"))
     started.start()
     urls = started.client
     addresses = {"inference": urls.inference, "management": urls.management, "metrics": urls.metrics}
@@ -119,18 +119,21 @@ def test_a_browser_that_was_led_here_is_refused(server, port, target, headers):
     assert status(asyncio.run(answer(server, port, request.encode()))) == 403
 
 
-@pytest.mark.parametrize("port", PORTS)
-def test_half_sent_requests_end_with_408_and_hold_nobody_up(server, port):
+def test_half_sent_requests_end_with_408_and_hold_nobody_up(server):
     async def scenario():
-        halves = [asyncio.create_task(answer(server, port, b"GET /ping HTTP/1.1\r\nHost: loc")) for _ in range(32)]
+        half, whole = (
+            b"GET /ping HTTP/1.1\r\nHost: loc",
+            b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        )
+        halves = [asyncio.create_task(answer(server, port, half)) for port in PORTS for _ in range(32)]
         await asyncio.sleep(0.1)
         begun = time.monotonic()
-        whole = await answer(server, port, b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        return whole, time.monotonic() - begun, await asyncio.gather(*halves)
+        assert all(status(await answer(server, port, whole)) < 500 for port in PORTS)
+        return time.monotonic() - begun, await asyncio.gather(*halves)
 
-    whole, seconds, halves = asyncio.run(scenario())
+    seconds, halves = asyncio.run(scenario())
 
-    assert status(whole) < 500 and seconds < 0.3
+    assert seconds < 1
     assert {status(half) for half in halves} == {408}
 
 

@@ -44,6 +44,8 @@ ERRORS = {
 }
 PROBE = {500: "A model has fewer workers than it should have", 503: "The server is shutting down"}
 
+OIP_VERSION = "/v2/models/{model_name}/versions/{model_version}"
+
 # path, method, operation id, what it does, the errors it may answer
 OPERATIONS: list[tuple[str, str, str, str, dict[int, str]]] = [
     ("/", "options", "apiDescription", "The description of this API.", {}),
@@ -69,6 +71,7 @@ OPERATIONS: list[tuple[str, str, str, str, dict[int, str]]] = [
     ("/invocations", "post", "invocations", "SageMaker: a prediction by the model named in the query.", ERRORS),
     ("/models/{model_name}/invoke", "post", "invoke", "SageMaker: a prediction by the model.", ERRORS),
     ("/v1/models/{model_name}:predict", "post", "v1Predict", "KServe v1: a prediction.", ERRORS),
+    ("/v1/models/{model_name}", "get", "v1Model", "KServe v1: whether the model is ready; OpenAI: the model.", ERRORS),
     ("/v1/models/{model_name}:explain", "post", "v1Explain", "KServe v1: an explanation.", ERRORS),
     ("/v2", "get", "serverMetadata", "Open Inference Protocol: the server.", {}),
     ("/v2/health/live", "get", "serverLive", "Open Inference Protocol: whether the server runs.", {}),
@@ -76,6 +79,12 @@ OPERATIONS: list[tuple[str, str, str, str, dict[int, str]]] = [
     ("/v2/models/{model_name}", "get", "modelMetadata", "Open Inference Protocol: the model.", ERRORS),
     ("/v2/models/{model_name}/ready", "get", "modelReady", "Open Inference Protocol: whether the model is ready.", ERRORS),
     ("/v2/models/{model_name}/infer", "post", "modelInfer", "Open Inference Protocol: an inference.", ERRORS),
+    ("/v2/models/{model_name}/explain", "post", "v2Explain", "KServe v2: an explanation.", ERRORS),
+    (OIP_VERSION, "get", "versionMetadata", "Open Inference Protocol: one version of the model.", ERRORS),
+    (f"{OIP_VERSION}/ready", "get", "versionReady", "Open Inference Protocol: whether one version is ready.", ERRORS),
+    (f"{OIP_VERSION}/infer", "post", "versionInfer", "Open Inference Protocol: an inference by one version.", ERRORS),
+    ("/{model_name}/predict", "post", "legacyPredict", "Multi Model Server: a prediction by the model.", ERRORS),
+    ("/{model_name}/{model_version}/predict", "post", "legacyVersionPredict", "The same by one version.", ERRORS),
 ]
 PARAMETERS = {
     "{model_name}": ("model_name", "Name of the model."),

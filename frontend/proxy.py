@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httptools
 
-from .errors import Draining
+from .errors import Draining, NotFound
 from .web import Handler, Request
 
 ANSWER_SECONDS = 3600  # registering waits for workers that load large models
@@ -37,6 +37,8 @@ class _Answer:
 
 def to_control(socket: Path) -> Handler:
     async def pass_on(request: Request) -> None:
+        if request.path.lstrip("/").startswith("internal"):
+            raise NotFound()  # what the HTTP processes themselves say to the control plane is no client's affair
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 answer = await _ask(socket, request)

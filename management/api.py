@@ -6,7 +6,7 @@ Flask's views run in threads and hand their work to the control plane's event lo
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from ..archiver.errors import ArchiveError
@@ -150,14 +150,14 @@ def management(
     @api.route("/", methods=["OPTIONS"])
     def describe_api() -> Response:
         """GET /api-description, OPTIONS /"""
-        return answer(description())
+        return answer(description(current_app))
 
     @api.route("/models/<name>", methods=["OPTIONS"])
     @api.route("/models/<name>/<version>", methods=["OPTIONS"])
     def describe_model_api(name: str, version: str | None = None) -> Response:
         """OPTIONS /models/{name}"""
         control.registry.find(name, version)
-        return answer(description("/models/{model_name}"))
+        return answer(description(current_app, "/models/{model_name}"))
 
     return api
 

@@ -1,6 +1,13 @@
-"""The management API in OpenAPI 3.0.1, as GET /api-description and OPTIONS answer it."""
+"""The management API in OpenAPI 3.0.1, as GET /api-description and OPTIONS answer it.
 
+TorchServe's part is the table below, in its words; the other routes of an application are added as they are found, so that
+none is left out.
+"""
+
+import re
 from typing import Any
+
+from flask import Flask
 
 Document = dict[str, Any]
 
@@ -34,9 +41,12 @@ SCALE = [
 CUSTOMIZED = ("query", "customized", "boolean", "Ask the handler what it says of itself")
 
 
-def description(only: str | None = None) -> Document:
-    """The whole, or the one path `only`."""
-    paths = _paths()
+RULE = re.compile(r"<(?:[^<>]*:)?(\w+)>")  # a variable in one of Flask's paths
+
+
+def description(app: Flask, only: str | None = None) -> Document:
+    """All that `app` serves, or the one path `only`."""
+    paths = _with_others(_paths(), app)
     return {
         "openapi": "3.0.1",
         "info": {
@@ -46,6 +56,20 @@ def description(only: str | None = None) -> Document:
         },
         "paths": {only: paths[only]} if only else paths,
     }
+
+
+def _with_others(paths: Document, app: Flask) -> Document:
+    for rule in app.url_map.iter_rules():
+        path = RULE.sub(r"{\1}", rule.rule)
+        if path.startswith(("/models", "/v1")):
+            path = path.replace("{name}", "{model_name}").replace("{version}", "{model_version}")
+        words = (app.view_functions[rule.endpoint].__doc__ or path).strip()
+        for method in sorted((rule.methods or set()) - {"HEAD"}):
+            operations = paths.setdefault(path, {})
+            if method.lower() not in operations:
+                variables = [("path", name, "string", name) for name in re.findall(r"{(\w+)}", path)]
+                operations[method.lower()] = _operation(f"{method.lower()} {path}", words, variables, 400, 404)
+    return paths
 
 
 def _paths() -> Document:
@@ -73,6 +97,7 @@ def _paths() -> Document:
         "/token": {
             "get": _operation("newToken", "Renew a token", [("query", "type", "string", "inference or management")], 400)
         },
+        "/": {"options": _operation("apiDescription", "This description", [])},
         "/api-description": {"get": _operation("apiDescription", "This description", [])},
     }
 

@@ -23,7 +23,7 @@ from .tokens import Tokens
 logger = logging.getLogger(__name__)
 
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
-OPEN_PATHS = {"/api-description"}  # as in TorchServe
+OPEN_PATHS = {"/api-description"}  # as in TorchServe; with OPTIONS /, which answers the same
 
 
 @dataclass(frozen=True)

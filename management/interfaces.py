@@ -52,13 +52,16 @@ class Interfaces:
         settings = self.settings
         scrape = blueprint(self._scrape)
         same = addresses.parse(settings.metrics_address) == addresses.parse(settings.management_address)
-        management = [self._verbs(), self._workflow_routes(), *self._scaling(), self._page()]
+        management = self.management()
         inside = [*management, scrape, api.internal(self.control, self._call)]
         self._listen(inside, sockets.listen_unix(self.runtime / "control.sock"))
         if "management" in opened:
             self._listen([*management, *([scrape] if same else [])], opened["management"], settings.management_address)
         if "metrics" in opened:
             self._listen([scrape], opened["metrics"], settings.metrics_address)
+
+    def management(self) -> list[Blueprint]:
+        return [self._verbs(), self._workflow_routes(), *self._scaling(), self._page()]
 
     async def stop(self) -> None:
         await asyncio.gather(*(listener.stop() for listener in self._listeners))

@@ -8,23 +8,31 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from flambeau.frontend.description import describe
 from flambeau.frontend.gate import InferenceKey
+from flambeau.management import api
 from flambeau.management.api_description import description as management_description
 
 from ..conftest import LiveServer
 from .conftest import write_keys
 
-PUBLIC = {  # what needs no key; each other route of the document does
-    ("get", "/"),
-    ("options", "/"),
-    ("get", "/api-description"),
-    ("get", "/health"),
-    ("get", "/ping"),
-    ("get", "/v2/health/live"),
-    ("get", "/v2/health/ready"),
-}
+# Each route of the document has a row here, or the test fails.
+PUBLIC = {
+    "get /", "options /", "get /api-description", "get /health", "get /ping", "get /v2/health/live", "get /v2/health/ready",
+}  # fmt: skip
+KEYED = {
+    "post /predictions/{model_name}", "options /predictions/{model_name}", "post /predictions/{model_name}/{model_version}",
+    "post /explanations/{model_name}", "post /explanations/{model_name}/{model_version}", "post /invocations",
+    "post /models/{model_name}/invoke", "post /{model_name}/predict", "post /{model_name}/{model_version}/predict",
+    "get /v1/models", "get /v1/models/{model_name}", "post /v1/models/{model_name}:predict",
+    "post /v1/models/{model_name}:explain", "get /v2", "get /v2/models/{model_name}", "get /v2/models/{model_name}/ready",
+    "post /v2/models/{model_name}/infer", "post /v2/models/{model_name}/explain",
+    "get /v2/models/{model_name}/versions/{model_version}", "get /v2/models/{model_name}/versions/{model_version}/ready",
+    "post /v2/models/{model_name}/versions/{model_version}/infer", "post /wfpredict/{rest}",
+    "post /v1/completions", "post /v1/chat/completions", "post /v1/embeddings", "post /tokenize", "post /detokenize",
+    "get /tokenizer_info", "post /inference/{rest}", "post /chat/{rest}",
+}  # fmt: skip
 
 
-def test_every_route_needs_a_key_unless_it_is_known_to_need_none(run, runtime):
+def test_each_route_has_a_row_that_says_whether_it_needs_a_key(run, runtime):
     write_keys(runtime, InferenceKey("right"))
 
     async def status(plane, method: str, path: str, **headers: str) -> int:
@@ -36,15 +44,16 @@ def test_every_route_needs_a_key_unless_it_is_known_to_need_none(run, runtime):
     async def scenario(plane):
         plane.publish(await plane.worker())
         document = json.loads((await (await plane.client()).ask("/api-description", method="GET")).body)
-        routes = {(method, path) for path, operations in document["paths"].items() for method in operations}
-        assert routes >= PUBLIC
-        for method, path in sorted(routes):
+        routes = {f"{method} {path}" for path, operations in document["paths"].items() for method in operations}
+        assert routes == PUBLIC | KEYED
+        for route in sorted(routes):
+            method, path = route.split(" ")
             filled = path.replace("{model_name}", "m").replace("{model_version}", "1.0").replace("{rest}", "m")
             without = await status(plane, method, filled)
             wrong = await status(plane, method, filled, Authorization="Bearer wrong")
             right = await status(plane, method, filled, Authorization="Bearer right")
-            assert (without == 401) == (wrong == 401) == ((method, path) not in PUBLIC), (method, path)
-            assert right not in (401, 405), (method, path)
+            assert (without == 401) == (wrong == 401) == (route in KEYED), route
+            assert right not in (401, 405), route
 
     run(scenario, token_authorization=True)
 
@@ -63,7 +72,9 @@ def server(tmp_path_factory):
 
 @pytest.mark.parametrize("port", ["inference", "management"])
 def test_nothing_that_the_document_allows_is_a_server_error(server, port):
-    document = describe("0") if port == "inference" else management_description()
+    document = (
+        describe("0") if port == "inference" else management_description(api.create_app([api.management(None, None)], {}))
+    )
     schema = schemathesis.openapi.from_dict(document)
     base = getattr(server.client, port)
 

@@ -114,7 +114,10 @@ def test_on_a_shared_port_management_is_passed_on(run, runtime):
 
         assert (answer.status, answer.headers["x-a"], answer.headers["content-type"]) == (202, "b", "application/json")
         assert json.loads(answer.body) == {"head": "POST /models?url=a.mar HTTP/1.1", "key": True, "body": "abc"}
+        for path in ("/internal/stalled/9000", "/%69nternal/stalled/9000", "//internal/stalled/9000"):
+            answer = await (await plane.client()).ask(path, b"abc", headers={"Authorization": "Bearer k"})
+            assert answer.status == 404
         server.close()
-        assert (await client.ask("/models", b"abc")).status == 503
+        assert (await (await plane.client()).ask("/models", b"abc")).status == 503
 
     run(scenario, same_port=True, token_authorization=True)

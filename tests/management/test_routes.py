@@ -25,7 +25,8 @@ ROWS = {
     "API": {"get /token"},
     "management": {
         "get /models", "post /models", f"get {MODEL}", f"put {MODEL}", f"delete {MODEL}", f"options {MODEL}",
-        f"get {VERSION}", f"put {VERSION}", f"delete {VERSION}", f"put {VERSION}/set-default", f"options {VERSION}", "get /v1/models/{model_name}",
+        f"get {VERSION}", f"put {VERSION}", f"delete {VERSION}", f"put {VERSION}/set-default", f"options {VERSION}",
+        "get /v1/models/{model_name}",
         "get /workflows", "post /workflows", "get /workflows/{name}", "delete /workflows/{name}",
         "get /autoscaler", "put /autoscaler", "post /autoscaler/performance", "post /autoscaler/run",
         "get /invoke", "get /collect", "post /update", "get /dashboard/data",

@@ -11,6 +11,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(BIN)/python -m pip install -q --upgrade pip
 	@$(BIN)/python -m pip install -q $(TORCH)  # first and by itself: what depends on torch must find the build this machine has
 	@$(BIN)/python -m pip install -q -e '.[llm,grammar,bnb,test,bench]'
+	@$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/originals torch-model-archiver==0.12.0 torch-workflow-archiver==0.2.15
 	@touch $@
 
 demo: $(VENV)/.installed  ## the main job on real models: install, start, archive, register, predict, stop

@@ -105,13 +105,13 @@ class Engine:
     def complete(self, handle: int, index: int) -> None:
         self._end(handle, index, "finished")
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # of the scheduler too, which copies prefixes
     def step(self) -> bool:
         plan = self._scheduler.schedule()
         if not plan:
             return False
         try:
-            with torch.inference_mode():
-                self._run(plan)
+            self._run(plan)
         except Exception as error:
             log.exception("a step of %d rows failed", len(plan.sequences))
             self._fail(error)

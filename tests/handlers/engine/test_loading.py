@@ -83,6 +83,17 @@ def test_a_model_our_attention_cannot_run_falls_back_and_says_so(folders, caplog
     assert worker.events(generate(model, ignore_eos=True))[-1].usage.completion_tokens == 12
 
 
+@pytest.mark.parametrize("engine", ["fused", "hf"])
+def test_a_prefix_is_copied_in_a_model_that_was_loaded(folders, engine):
+    model = worker.start(TextGeneration, folders("llama"), engine=engine)
+
+    reply = generate(model, "the cat sat on the mat and the dog ran", n=3, ignore_eos=True)
+
+    assert worker.events(reply)[-1].usage.cached_tokens > 0
+    texts = ["".join(event.text for event in worker.events(reply) if event.index == index) for index in range(3)]
+    assert len(set(texts)) == 1
+
+
 def test_logprobs_name_their_tokens(folders):
     model = worker.start(TextGeneration, folders("llama"))
 

@@ -172,6 +172,10 @@ class OpenAI:
             200, dict(answer.info) | {"vocab_size": answer.vocab_size, "max_model_len": answer.max_model_len}
         )
 
+    async def unknown(self, request: Request) -> None:
+        """Anything else below /v1, which only this API's clients ask for."""
+        raise Invalid(f"There is no {request.method} {request.path} here.", status=404)
+
     def _find(self, request: Request, name: str) -> ModelQueue:
         request.may_use(name)
         return self._models.find(name)
@@ -203,6 +207,7 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         ("POST", "/v1/completions", api.complete),
         ("POST", "/v1/chat/completions", api.chat),
         ("POST", "/v1/embeddings", api.embed),
+        ("*", "/v1/", api.unknown),
         ("POST", "/tokenize", api.tokenize),
         ("POST", "/detokenize", api.detokenize),
         ("GET", "/tokenizer_info", api.tokenizer_info),

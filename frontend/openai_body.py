@@ -3,8 +3,9 @@
 Not for: what the values mean, which is `openai_schema`.
 """
 
-import json
 from typing import Any
+
+from ..handlers.json_text import loads
 
 
 class Invalid(Exception):
@@ -16,7 +17,7 @@ class Invalid(Exception):
 
 def parse(body: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(body)
+        given = loads(body)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"The body is no JSON: {error}") from None
     if not isinstance(given, dict):
@@ -41,8 +42,12 @@ def flag(given: dict[str, Any], key: str, default: bool = False) -> bool:
 def number(given: dict[str, Any], key: str, default: float, low: float, high: float) -> float:
     value = given.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise Invalid(f"{key}: a number between {low:g} and {high:g} is wanted, not {value!r}.", key)
+        raise Invalid(f"{key}: a number between {_plain(low)} and {_plain(high)} is wanted, not {value!r}.", key)
     return value
+
+
+def _plain(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def whole(given: dict[str, Any], key: str, default: int, low: int, high: int) -> int:

@@ -79,7 +79,9 @@ def prompts_of(given: dict[str, Any]) -> list[str | list[int]]:
     prompt = given.get("prompt", "")
     if isinstance(prompt, str):
         return [prompt]
-    if isinstance(prompt, list) and prompt and len(prompt) <= MAX_PROMPTS:
+    if isinstance(prompt, list) and prompt:
+        if len(prompt) > MAX_PROMPTS and not is_tokens(prompt):
+            raise Invalid(f"prompt: at most {MAX_PROMPTS} prompts can be asked for at once.", "prompt")
         if all(isinstance(item, str) for item in prompt):
             return list(prompt)
         if is_tokens(prompt):

@@ -4,13 +4,13 @@ Bodies are read by the frontend for /inference and /chat, and by the handler `te
 not for: HTTP.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from .generation import GenerationRequest, SamplingParams
+from .json_text import loads
 
 END = "<|endoftext|>"  # closes every answer, whatever ended it; clients strip it
 STREAM = "text/event-stream; charset=utf-8"
@@ -97,7 +97,7 @@ def read(body: bytes, content_type: str, dress: Callable[[str], str] = lambda te
 
 def parse(body: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(body)
+        given = loads(body)
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is no JSON: {error}") from None
     if not isinstance(given, dict):

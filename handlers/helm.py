@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from .engine.config import TextModelConfig
 from .generation import GenerationEvent, GenerationRequest, InvalidRequest, SamplingParams, TokenLogprob
+from .json_text import loads
 
 Number = TypeVar("Number", int, float)
 ROLES = {"user": "<human>: ", "assistant": "<bot>: ", "system": ""}
@@ -108,7 +109,7 @@ def _choosing(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _object(body: bytes | memoryview) -> dict[str, Any]:
     try:
-        given = json.loads(bytes(body))
+        given = loads(body)
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is no JSON") from None
     if not isinstance(given, dict):

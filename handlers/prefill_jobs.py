@@ -30,7 +30,13 @@ class Scoring:
         self._counts = [max(len(before + ids) - max(len(before), 1), 0) for ids in ends]
         self._scores = [0.0] * len(ends)
         self._open = {index for index, count in enumerate(self._counts) if count}
-        self._handles = [self._add(index, before + ends[index], max(len(before), 1)) for index in sorted(self._open)]
+        self._handles: list[int] = []
+        try:
+            for index in sorted(self._open):
+                self._handles.append(self._add(index, before + ends[index], max(len(before), 1)))
+        except InvalidRequest:
+            self.cancel()
+            raise
         if not self._open:
             self._finish()
 
@@ -79,7 +85,13 @@ class Embedding:
         self._tokens = sum(map(len, prompts))
         self._vectors: list[list[float]] = [[] for _ in prompts]
         self._open = len(prompts)
-        self._handles = [self._add(index, ids) for index, ids in enumerate(prompts)]
+        self._handles: list[int] = []
+        try:
+            for index, ids in enumerate(prompts):
+                self._handles.append(self._add(index, ids))
+        except InvalidRequest as error:
+            self.cancel()
+            raise InvalidRequest(str(error), "input") from None
 
     def cancel(self) -> None:
         for handle in self._handles:

@@ -136,7 +136,8 @@ class Engine:
         if len(ids) > self.max_model_len - (kind == "generate" and params.max_tokens != 0):
             raise InvalidRequest(f"the prompt has {len(ids)} tokens, the model takes {self.max_model_len}", "prompt")
         check_ids(ids, self.vocab_size, "prompt")
-        check_ids([*params.logit_bias, *params.stop_token_ids], self.vocab_size, "logit_bias")
+        check_ids([*params.logit_bias], self.vocab_size, "logit_bias")
+        check_ids(params.stop_token_ids, self.vocab_size, "stop_token_ids")
         if params.grammar and self._grammars is None:
             raise InvalidRequest(
                 "this model can't be held to a grammar: the extra `grammar` is not installed", "response_format"

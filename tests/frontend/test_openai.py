@@ -245,6 +245,29 @@ def test_errors_are_those_the_client_knows(serve, asked, error, param, streamed)
     serve(scenario)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        pytest.param("POST", "/v1/responses", b"{}", 404, id="a route that is none"),
+        pytest.param("PUT", "/v1/models", b"", 404, id="another method"),
+        pytest.param("POST", "/v1/completions", b'{"model": "m", "prompt": "\\ud83c"}', 400, id="half a character"),
+        pytest.param("POST", "/v1/completions", b'{"model": "\\ud83c", "prompt": "a"}', 400, id="half a model"),
+        pytest.param("POST", "/v1/embeddings", b'{"model": "m", "input": ["a", [999]]}', 400, id="a token that is none"),
+    ],
+)
+def test_whatever_is_asked_errors_have_this_apis_envelope(serve, method, path, body, status):
+    async def scenario(client, worker, plane):
+        http = await plane.client()
+
+        answer = await http.ask(path, body, method=method)
+
+        assert answer.status == status
+        assert json.loads(answer.body)["error"]["type"] in ("not_found_error", "invalid_request_error")
+        assert not worker.stats.waiting
+
+    serve(scenario)
+
+
 def test_a_full_queue_is_a_503_that_says_when_to_come_back(serve):
     async def scenario(client, worker, plane):
         async def ask():

@@ -20,7 +20,7 @@ class TextWorker:
         self.handler.initialize(
             SimpleNamespace(
                 model_yaml_config={"handler": {"engine": "mock", "mock": {"steps_per_second": 0}} | section},
-                model_dir=str(folder), model_name="m", gpu_id=None, metrics=None,
+                model_dir=str(folder), model_name="m", gpu_id=None, metrics=None, worker_id=worker_id,
             )
         )  # fmt: skip
         self.requests: list[RequestHead] = []

@@ -1,71 +1,15 @@
-"""The access log, in TorchServe's line format, written in the background of the event loop some times a second.
+"""The access log, in TorchServe's line format.
 
 A line is `2024-05-21T10:23:45,123 - /127.0.0.1:64003 "POST /predictions/m HTTP/1.1" 200 12`, the last number being
-milliseconds. Logging must never hold a request up: what can't be written is dropped and counted.
+milliseconds.
 """
 
-import os
 import time
-from pathlib import Path
 
-MAX_LINES = 50_000  # unwritten; further lines are dropped until the file takes them
+from .line_log import LineLog
 
 
-class AccessLog:
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._lines: list[bytes] = []
-        self._second = 0
-        self._stamp = b""
-        self._file = -1
-        self.dropped = 0
-        if path is not None:
-            self._open(path)
-
+class AccessLog(LineLog):
     def add(self, client: bytes, method: bytes, url: bytes, version: bytes, status: int, seconds: float) -> None:
-        if self._file < 0:
-            return
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second)).encode()
-        if len(self._lines) < MAX_LINES:
-            self._lines.append(
-                b'%b,%03d - /%b "%b %b HTTP/%b" %d %d\n'
-                % (self._stamp, (now - second) * 1000, client, method, url, version, status, seconds * 1000)
-            )
-        else:
-            self.dropped += 1
-
-    def flush(self) -> None:
-        """Called by the event loop; opens the file again when it was rotated away."""
-        if not self._lines or self._file < 0:
-            return
-        text, self._lines = b"".join(self._lines), []
-        try:
-            os.write(self._file, text)
-        except OSError:
-            self.dropped += text.count(b"\n")
-
-    def reopen(self) -> None:
-        """When the file was moved or deleted, a new one takes its place."""
-        if self._path is None:
-            return
-        try:
-            same = os.path.samestat(os.stat(self._path), os.fstat(self._file))
-        except OSError:
-            same = False
-        if not same:
-            self.close()
-            self._open(self._path)
-
-    def _open(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-
-    def close(self) -> None:
-        self.flush()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        text = b'/%b "%b %b HTTP/%b" %d %d' % (client, method, url, version, status, seconds * 1000)
+        self.write(text, time.time())

@@ -21,7 +21,9 @@ from .control import Control
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .exchange import FIXED, Exchange
 from .gate import Gate
+from .line_log import LineLog
 from .metrics import Metrics
+from .metrics_log import MetricsLog
 from .models import TICK_SECONDS, Models
 from .options import FrontendOptions
 from .predict import Target, predict, respond, respond_error
@@ -49,7 +51,8 @@ class App:
         self.draining = False
         self.connections: set[Connection] = set()
         self.fixed_headers = FIXED + cors_headers(options)
-        self.metrics = Metrics(Path(options.metrics_folder or runtime / "metrics"), loop.call_later)
+        metrics_log = MetricsLog(Path(options.metrics_log)) if options.metrics_log else None
+        self.metrics = Metrics(Path(options.metrics_folder or runtime / "metrics"), loop.call_later, metrics_log)
         control = Control(runtime / "control.sock")
         self.models = Models(
             runtime, self.metrics, control.stalled, control.wake, options.max_response_bytes, options.stream_buffer_bytes
@@ -66,6 +69,7 @@ class App:
             Route("*", "*", to_control(runtime / "control.sock"), needs_key=False) if options.same_port else None
         )
         self._access_log = AccessLog(Path(options.access_log) if options.access_log else None)
+        self._logs: list[LineLog] = [self._access_log, *([metrics_log] if metrics_log else [])]
         self._targets: dict[bytes, Target | None] = {}  # as long as `_table` is the newest
         self._table = self.models.table
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,8 +96,7 @@ class App:
     def done(self, exchange: Exchange) -> None:
         """The answer is written, or the client has left (then its status may be 0)."""
         status = exchange.status or 499
-        self.metrics.statuses[min(status // 100, 5)] += 1
-        self.metrics.changed()
+        self.metrics.answered(status)
         connection, seconds = exchange.connection, exchange.seconds() if exchange.started_at else 0.0
         self._access_log.add(connection.client_text, exchange.method, exchange.url, exchange.version, status, seconds)
 
@@ -172,17 +175,20 @@ class App:
         now = asyncio.get_running_loop().time()
         self.models.tick(now)
         self.draining = self.draining or self.models.table.draining
-        self._access_log.flush()
+        for log in self._logs:
+            log.flush()
         self._ticks += 1
         if self._ticks % int(1 / TICK_SECONDS) == 0:
-            self._access_log.reopen()
+            for log in self._logs:
+                log.reopen()
             for connection in list(self.connections):
                 connection.check(now)
 
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self._access_log.close()
+        for log in self._logs:
+            log.close()
         self.metrics.close()
 
 

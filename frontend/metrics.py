@@ -14,6 +14,8 @@ from pathlib import Path
 
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from .metrics_log import MetricsLog
+
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 FLUSH_SECONDS = 0.005
 
@@ -53,13 +55,16 @@ class ModelMetrics:
     """One model version's numbers, in this process."""
 
     __slots__ = (
-        "_changed", "arrived", "buckets", "cancelled", "completed", "in_flight", "labels", "latest", "queue_seconds",
-        "rejected", "seconds", "waiting",
+        "_changed", "arrived", "buckets", "cancelled", "completed", "in_flight", "labels", "latest", "log",
+        "queue_seconds", "rejected", "seconds", "waiting",
     )  # fmt: skip
 
-    def __init__(self, name: str, version: str, changed: Callable[[], None], latest: Latest) -> None:
+    def __init__(
+        self, name: str, version: str, changed: Callable[[], None], latest: Latest, log: MetricsLog | None = None
+    ) -> None:
         self.labels = (name, version)
         self.latest = latest
+        self.log = log
         self.arrived = self.completed = self.rejected = self.cancelled = self.in_flight = self.waiting = 0
         self.seconds = self.queue_seconds = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)
@@ -77,12 +82,17 @@ class ModelMetrics:
         self.seconds += seconds
         self.queue_seconds += queue_seconds
         self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        if self.log is not None:
+            name, version = self.labels
+            self.log.inferred(name.encode(), version.encode(), seconds, queue_seconds, self.latest.worker_thread)
 
 
 class Metrics:
-    """All of this process' numbers. `later(seconds, callback)` is the event loop's timer."""
+    """All of this process' numbers. `later(seconds, callback)` is the event loop's timer; `log` gets a line for each."""
 
-    def __init__(self, folder: Path, later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(
+        self, folder: Path, later: Callable[[float, Callable[[], None]], object], log: MetricsLog | None = None
+    ) -> None:
         folder.mkdir(exist_ok=True)
         pid = os.getpid()
         self._counters = MmapedDict(str(folder / f"counter_{pid}.db"))
@@ -90,6 +100,7 @@ class Metrics:
         self._gauges = MmapedDict(str(folder / f"gauge_livesum_{pid}.db"))
         self._recent = MmapedDict(str(folder / f"gauge_livemostrecent_{pid}.db"))  # of several processes the newest counts
         self.latest = Latest()
+        self.log = log
         self._later = later
         self._scheduled = self._closed = False
         self._models: dict[tuple[str, str], _Exported] = {}
@@ -107,9 +118,16 @@ class Metrics:
         """The same object each time, also when a model comes back after it was unregistered."""
         if (exported := self._models.get((name, version))) is None:
             exported = self._models[name, version] = _Exported(
-                ModelMetrics(name, version, self.changed, self.latest), self._hostname
+                ModelMetrics(name, version, self.changed, self.latest, self.log), self._hostname
             )
         return exported.metrics
+
+    def answered(self, status: int) -> None:
+        """A request to any path."""
+        self.statuses[min(status // 100, 5)] += 1
+        if self.log is not None:
+            self.log.answered(status)
+        self.changed()
 
     def changed(self) -> None:
         if not self._scheduled:

@@ -60,6 +60,7 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     health_route: str | None = None  # Vertex AI's AIP_HEALTH_ROUTE, an alias of /ping
 
     access_log: str | None = None  # a file; None: no access log
+    metrics_log: str | None = None  # a file for each request's metrics, which are then not only counted
     server_log: str | None = None  # a file; None: standard error
     certificate_file: str | None = None  # PEM; with private_key_file, for the https binds
     private_key_file: str | None = None

@@ -60,10 +60,14 @@ class DeclaredMetric:
 
 
 class Metrics:
-    """One per worker. `request_ids` are those of the running batch."""
+    """One per worker. `request_ids` are those of the running batch.
 
-    def __init__(self, model: str = "") -> None:
+    `sample_seconds`: how far apart two values of the worker's own gauges are at least; 0 takes them all.
+    """
+
+    def __init__(self, model: str = "", sample_seconds: float = SAMPLE_SECONDS) -> None:
         self.model_name = model
+        self._sample_seconds = sample_seconds
         self.request_ids: dict[int, str] = {}
         self.pending: list[Metric] = []
         self._sampled: dict[str, float] = {}  # when `sample_time` last took one
@@ -148,9 +152,9 @@ class Metrics:
         self.add_metric(name, value, "", None, dimensions, MetricTypes.COUNTER)
 
     def sample_time(self, name: str, seconds: float) -> None:
-        """The worker's own gauges: one value in a tenth of a second is plenty, and costs the hot path nothing."""
+        """The worker's own gauges. On /metrics one value in a tenth of a second is plenty; a log shall have them all."""
         now = time.monotonic()
-        if now - self._sampled.get(name, -SAMPLE_SECONDS) >= SAMPLE_SECONDS:
+        if now - self._sampled.get(name, -SAMPLE_SECONDS) >= self._sample_seconds:
             self._sampled[name] = now
             self.add_time(name, round(seconds * 1000, 2))
 

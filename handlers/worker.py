@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
     size = world_size(config.model_yaml)
     follows = not config.listen  # rank 1 and up of a model that runs in several processes
     followers = Followers(config, size) if size > 1 and not follows else None
-    context = Context(config, Metrics(config.model))
+    logged = config.metrics_mode != "prometheus"
+    context = Context(config, Metrics(config.model, 0.0) if logged else Metrics(config.model))
     if size > 1 and config.gpu_id is not None:
         context.system_properties["gpu_id"] = int(os.environ["LOCAL_RANK"])
     declare_metrics(context, config.metrics_config)

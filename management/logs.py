@@ -1,15 +1,21 @@
 """The five log files with the line formats of TorchServe's log4j2.xml: ts_log, model_log, access_log, ts_metrics, model_metrics.
 
-access_log is written by the HTTP processes, the others here. They rotate at 100 MB and keep five. Not for: what is logged.
+access_log is written by the HTTP processes, ts_metrics by them, too, the others here alone. They are turned over at 100 MB and
+five are kept. Not for: what is logged.
 """
 
+import asyncio
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 ROTATE_BYTES, KEPT = 100 << 20, 5
+LOOK_SECONDS = 2.0  # how often at the size of files that other processes write
 TIME = "%Y-%m-%dT%H:%M:%S"
 # One event, one line, whatever a client or a handler put into it: a terminal that shows the log must not obey it.
 VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != ord("\t")} | {10: "\\n", 13: "\\r"}
@@ -22,10 +28,17 @@ class Logs:
     model: logging.Logger
     server_metrics: logging.Logger
     model_metrics: logging.Logger
+    access_file: Path
+    server_metrics_file: Path
 
-    @property
-    def access_file(self) -> Path:
-        return self.folder / "access_log.log"
+    async def keep_small(self) -> None:
+        """The files that other processes write, which open them anew when they are moved away. Ends only with the server."""
+        written_elsewhere = [_file(self.access_file, _Line(named=False)), *self.server_metrics.handlers]
+        while True:
+            for handler in written_elsewhere:
+                if isinstance(handler, RotatingFileHandler):
+                    turn_over(handler)
+            await asyncio.sleep(LOOK_SECONDS)
 
     def model_line(self, thread: str, stream: str, line: str) -> None:
         """`2026-11-21T08:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`"""
@@ -51,10 +64,23 @@ def open_logs(folder: Path, metrics_folder: Path, *, debug: bool, console: bool)
         _apart("MODEL_LOG", _file(folder / "model_log.log", _Line(named=True))),
         _apart("TS_METRICS", _file(metrics_folder / "ts_metrics.log", _Line(named=False))),
         _apart("MODEL_METRICS", _file(metrics_folder / "model_metrics.log", _Line(named=False))),
+        folder / "access_log.log",
+        metrics_folder / "ts_metrics.log",
     )
 
 
-def _file(path: Path, formatter: logging.Formatter) -> logging.Handler:
+def turn_over(handler: RotatingFileHandler) -> None:
+    handler.acquire()
+    try:
+        if os.path.getsize(handler.baseFilename) >= handler.maxBytes:
+            handler.doRollover()
+    except OSError as error:
+        logger.error("%s could not be turned over: %s", handler.baseFilename, error.strerror)
+    finally:
+        handler.release()
+
+
+def _file(path: Path, formatter: logging.Formatter) -> RotatingFileHandler:
     handler = RotatingFileHandler(path, maxBytes=ROTATE_BYTES, backupCount=KEPT, encoding="utf-8", errors="replace")
     handler.setFormatter(formatter)
     return handler

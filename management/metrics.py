@@ -96,10 +96,8 @@ def metric_line(metric: Metric, hostname: str) -> str:
     """`Name.Unit:value|#dimension:value|#hostname:…,requestID:…,timestamp:…`, as TorchServe logs them."""
     dimensions = ",".join(f"{key}:{value}" for key, value in metric.dimensions)
     request_id = f",requestID:{metric.request_id}" if metric.request_id else ""
-    value = f"{metric.value:.12g}"
-    return (
-        f"{metric.name}.{metric.unit}:{value}|#{dimensions}|#hostname:{hostname}{request_id},timestamp:{int(time.time())}"
-    )
+    measured = f"{metric.name}.{metric.unit}:{float(metric.value)!r}"
+    return f"{measured}|#{dimensions}|#hostname:{hostname}{request_id},timestamp:{int(time.time())}"
 
 
 def exposition(families: list[Family], wanted: Iterable[str] = ()) -> str:

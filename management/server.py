@@ -115,6 +115,7 @@ class Server:
         await self._enter_cell()
         self._spawn(self._first_models())
         self._spawn(self.measuring.watch_the_system())
+        self._spawn(self.logs.keep_small())
         if self._autoscaler:
             self._spawn(self._autoscaler.run())
 

@@ -45,6 +45,7 @@ def frontend_options(
         "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),
         "health_route": os.environ.get("AIP_HEALTH_ROUTE"),
         "access_log": str(logs.access_file),
+        "metrics_log": None if settings.metrics_mode == "prometheus" else str(logs.server_metrics_file),
         "certificate_file": certificate.certificate_file if certificate else None,
         "private_key_file": certificate.private_key_file if certificate else None,
         "grpc_tls": settings.enable_grpc_ssl,

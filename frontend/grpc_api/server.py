@@ -16,6 +16,7 @@ import uvloop
 from ..control import Control
 from ..gate import Gate
 from ..metrics import Metrics
+from ..metrics_log import MetricsLog
 from ..models import TICK_SECONDS, Models
 from ..options import ConnectionAge, FrontendOptions, read_options
 from ..server import die_with, metrics_folder, parent
@@ -48,7 +49,8 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
     """Until SIGTERM; then what runs may finish."""
     options, loop, stop = read_options(runtime), asyncio.get_running_loop(), asyncio.Event()
     control = Control(runtime / "control.sock")
-    metrics = Metrics(metrics_folder(runtime, options), loop.call_later)
+    log = MetricsLog(Path(options.metrics_log)) if options.metrics_log else None
+    metrics = Metrics(metrics_folder(runtime, options), loop.call_later, log)
     models = Models(
         runtime, metrics, control.stalled, control.wake, options.max_response_bytes, options.stream_buffer_bytes
     )
@@ -60,9 +62,14 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     while not stop.is_set():
         models.tick(loop.time())
+        if log:
+            log.flush()
+            log.reopen()
         await asyncio.sleep(TICK_SECONDS)
     await asyncio.gather(*(server.stop(options.drain_seconds) for server in servers))
     metrics.close()
+    if log:
+        log.close()
 
 
 def inference_services(models: Models, options: FrontendOptions) -> list[grpc.GenericRpcHandler]:

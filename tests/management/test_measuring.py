@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 import logging
 import re
@@ -60,6 +61,49 @@ def test_a_workers_gauges_go_with_it(tmp_path):
     measured.look([])
 
     assert [family.name for family in measured.metrics.families() if family.samples] == ["Seen"]
+
+
+def test_each_requests_metrics_are_in_the_logs_when_the_mode_is_log(live_server):
+    server = live_server(metrics_mode="log")
+    server.archive("m", MEASURING)
+    server.client.register("m", initial_workers=1)
+    for _ in range(3):
+        server.client.predict("m", b"")
+    ours, theirs = (server.folder / "logs" / name for name in ("ts_metrics.log", "model_metrics.log"))
+
+    server.wait(lambda: ours.read_text().count("WorkerThreadTime") == 3 and theirs.read_text().count("PredictionTime") == 3)
+
+    lines = ours.read_text().splitlines()
+    for measured, labels in (
+        (r"ts_inference_requests_total\.Count:1\.0", "model_name:m,model_version:1.0"),
+        (r"ts_inference_latency_microseconds\.Microseconds:[\d.]+", "model_name:m,model_version:1.0"),
+        (r"ts_queue_latency_microseconds\.Microseconds:[\d.]+", "model_name:m,model_version:1.0"),
+        (r"QueueTime\.Milliseconds:[\d.]+", "Level:Host"),
+        (r"WorkerThreadTime\.Milliseconds:[\d.]+", "Level:Host"),
+    ):
+        form = re.compile(rf"[\dT:,-]{{23}} - {measured}\|#{labels}\|#hostname:\S+,timestamp:\d+")
+        assert sum(form.fullmatch(line) is not None for line in lines) == 3, measured
+    assert sum("- Requests2XX.Count:1.0|#Level:Host|#hostname:" in line for line in lines) >= 3
+
+
+def test_a_file_that_others_write_to_is_turned_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("flambeau.management.logs.ROTATE_BYTES", 10)
+    logs = open_logs(tmp_path, tmp_path, debug=False, console=False)
+
+    async def turned_over():
+        looking = asyncio.create_task(logs.keep_small())
+        await asyncio.sleep(0)
+        looking.cancel()
+
+    for text in ("first line\n", "second line\n"):
+        logs.access_file.write_text(text)
+        asyncio.run(turned_over())
+
+    assert [(tmp_path / f"access_log.log{end}").read_text() for end in ("", ".1", ".2")] == [
+        "",
+        "second line\n",
+        "first line\n",
+    ]
 
 
 def test_metrics_yaml_lists_the_handlers_metrics_that_are_taken(tmp_path):

@@ -60,7 +60,17 @@ class Replicas:
         """What a first token waits for where steps are shared: half of the step under way, and the others' in its own."""
         if self.stepwise is None:
             return np.zeros_like(together)
-        return self.stepwise * busy * 1.5 * (self.alpha + self.beta * np.maximum(together - 1, 0))
+        return self.stepwise * busy * 1.5 * self._step_of_others(together)
+
+    def joining_spread(self, rate: Floats, together: Floats, busy: Floats) -> Floats:
+        """The standard deviation of that wait: whether there is a step, what is left of it, who else has a prefill in it."""
+        step, alone = self._step_of_others(together), self.prefill(together)
+        whether, rest = busy * (1 - busy) * (1.5 * step) ** 2, busy * step**2 / 12
+        others: Floats = rate * (step + alone) * alone**2
+        return np.sqrt(whether + rest + others)
+
+    def _step_of_others(self, together: Floats) -> Floats:
+        return self.alpha + self.beta * np.maximum(together - 1, 0)
 
     @property
     def steps(self) -> Floats:
@@ -234,8 +244,20 @@ def percentiles(replicas: Replicas, rate: Floats, share: Floats) -> tuple[Floats
         by_token = _batch_percentile(replicas, rate, chain, tolerated, by_token=True)
         by_request = _batch_percentile(replicas, rate, chain, tolerated, by_token=False)
         wait = wait_percentile(replicas, rate, chain, tolerated)
-        joining = replicas.joining(by_request, np.where(chain.empty > share, 0.0, 1.0))
-        return replicas.alpha + replicas.beta * by_token, wait + replicas.prefill(by_request) + joining
+        ttft = wait + replicas.prefill(by_request)
+        if replicas.stepwise is not None:
+            ttft = np.where(replicas.stepwise > 0, stepwise_ttft(replicas, rate, chain, share), ttft)
+        return replicas.alpha + replicas.beta * by_token, ttft
+
+
+def stepwise_ttft(replicas: Replicas, rate: Floats, chain: Chain, share: Floats) -> Floats:
+    """TTFT within which that share of requests stays where prefills share their steps with decoding; `replicas` under the rate."""
+    metrics, busy = metrics_of(replicas, rate, chain), 1 - chain.empty
+    together = np.clip((metrics.itl - replicas.alpha) / np.where(replicas.beta > 0, replicas.beta, 1.0), 0, replicas.batch)
+    spread = replicas.joining_spread(rate, together, busy)
+    wait = wait_percentile(replicas, rate, chain, 1 - share)
+    ttft: Floats = wait + metrics.ttft - metrics.wait + special.ndtri(share) * spread
+    return ttft
 
 
 def _batch_percentile(replicas: Replicas, rate: Floats, chain: Chain, tolerated: Floats, *, by_token: bool) -> Floats:

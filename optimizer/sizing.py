@@ -8,7 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .queueing import Chain, Flags, Floats, Replicas, analyse, beyond, metrics_of, steady_state, wait_percentile
+from .queueing import (
+    Chain,
+    Flags,
+    Floats,
+    Replicas,
+    analyse,
+    beyond,
+    metrics_of,
+    steady_state,
+    stepwise_ttft,
+    wait_percentile,
+)
 
 THROUGHPUT_SHARE = 0.9  # of the largest rate, when throughput is what is asked for
 
@@ -74,14 +85,15 @@ def _tail_excess(replicas: Replicas, targets: Targets, rate: Floats, chain: Chai
     tolerated = 1 - targets.percentile
     largest = np.floor((targets.itl - replicas.alpha) / replicas.beta + 1e-9)
     itl = beyond(replicas, rate, chain, largest, by_token=True) / tolerated - 1
-    shared = 1.5 * replicas.stepwise if replicas.stepwise is not None else np.zeros_like(rate)
-    first, more = replicas.gamma + shared * (replicas.alpha - replicas.beta), shared * replicas.beta
-    largest = np.floor((targets.ttft - first) / (replicas.delta * replicas.tokens_in + more) + 1e-9)
+    largest = np.floor((targets.ttft - replicas.gamma) / (replicas.delta * replicas.tokens_in) + 1e-9)
     crowded = beyond(replicas, rate, chain, largest, by_token=False) / tolerated - 1
-    joining = replicas.joining(replicas.batch, np.ones_like(rate))
-    left = targets.ttft - replicas.prefill(replicas.batch) - joining  # who waited joins a full batch
+    left = targets.ttft - replicas.prefill(replicas.batch)  # who waited joins a full batch
     waited = wait_percentile(replicas, rate, chain, tolerated) / left - 1
-    return itl, np.where(left > 0, waited, crowded)
+    ttft = np.where(left > 0, waited, crowded)
+    if replicas.stepwise is not None:
+        stepwise = stepwise_ttft(replicas, rate, chain, targets.percentile) / targets.ttft - 1
+        ttft = np.where(replicas.stepwise > 0, stepwise, ttft)
+    return itl, ttft
 
 
 def _root(replicas: Replicas, targets: Targets, low: Floats, high: Floats, at_high: Floats) -> Floats:

@@ -8,6 +8,8 @@ Systems are those recorded from the published optimizer (tests/optimizer/golden.
 import json
 import os
 import platform
+import re
+import subprocess
 import sys
 import tarfile
 import threading
@@ -183,6 +185,30 @@ def clients_gate(clients: int = 16, turns: int = 1000) -> Gate:
     return Gate(f"{clients} clients × {turns} requests at once (reference: crashes)", found, "0 wrong, 0 lost", wrong == 0)
 
 
+def property_gates() -> list[Gate]:
+    """What the tests hold on a few systems, held on many: see tests/optimizer."""
+    gates = []
+    for what, names in (
+        (
+            "500 random systems: exact never below greedy, never above capacity; 100 runs give the same bytes",
+            "test_solver.py",
+        ),
+        (
+            "recorded systems: as recorded where that is right; what hangs or crashes the reference within 2 s",
+            "test_golden.py",
+        ),
+        ("recorded conversations: repeated, but for what is intended", "test_api.py -k recorded"),
+    ):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *f"tests/optimizer/{names}".split()]
+        environ = os.environ | {"OPTIMIZER_EXAMPLES": "500"}
+        ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900, check=False)
+        told = re.findall(r"\d+ (?:passed|failed|error)[^,\n]*", ended.stdout) or [
+            ended.stdout[-200:] + ended.stderr[-200:]
+        ]
+        gates.append(Gate(what, ", ".join(told), "all pass", ended.returncode == 0))
+    return gates
+
+
 def draw_growth() -> None:
     from matplotlib.figure import Figure
 
@@ -208,7 +234,15 @@ def draw_growth() -> None:
 
 
 def main() -> int:
-    gates = [*candidate_gates(), *exact_gates(), binding_gate(), *sample_gates(), simulation_gate(), clients_gate()]
+    gates = [
+        *candidate_gates(),
+        *exact_gates(),
+        binding_gate(),
+        *sample_gates(),
+        simulation_gate(),
+        clients_gate(),
+        *property_gates(),
+    ]
     draw_growth()
     lines = [
         "# Optimizer: measured",

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -109,3 +112,36 @@ def test_where_steps_are_shared_prefills_stall_decoding_and_first_tokens_wait_fo
     assert after.itl[0] > before.itl[0]
     assert after.ttft[0] == pytest.approx(20 + 0.05 * 128 + 1.5 * after.itl[0], rel=0.1)
     assert sizes[1].feasible[0] and sizes[1].rate[0] < sizes[0].rate[0]
+
+
+def ttft_step_by_step(rate, alpha=20.0, beta=2.0, prefill=50.0, tokens=24, rows=16, count=6000):
+    """Milliseconds to each first token of an engine whose prefills share their steps with decoding."""
+    random = Random(1)
+    arrivals, now = [], 0.0
+    for _ in range(count):
+        now += random.expovariate(rate)
+        arrivals.append((now, 2 + int(random.expovariate(1 / (tokens - 1.5)))))
+    waiting, running, found, now, at = [], [], [], 0.0, 0
+    while at < count or waiting or running:
+        if not waiting and not running:
+            now = max(now, arrivals[at][0])
+        while at < count and arrivals[at][0] <= now:
+            waiting.append(arrivals[at])
+            at += 1
+        joining, waiting = waiting[: rows - len(running)], waiting[rows - len(running) :]
+        now += (alpha + beta * len(running) if running else 0) + prefill * len(joining)
+        found += [now - arrived for arrived, _ in joining]
+        running = [left - 1 for left in running if left > 1] + [left - 1 for _, left in joining]
+    return np.array(found)
+
+
+@pytest.mark.parametrize("rate", [0.8, 1.7, 3.0, 4.0])
+def test_where_steps_are_shared_first_tokens_are_foreseen_in_the_mean_and_at_the_95th_percentile(rate):
+    measured = ttft_step_by_step(rate / 1000)
+    model = replace(replicas(16, 50, 24, alpha=20, beta=2, gamma=40, delta=0.2), stepwise=np.ones(1))
+
+    mean = analyse(model, np.array([rate / 1000])).ttft[0]
+    _, tail = percentiles(model, np.array([rate / 1000]), np.array([0.95]))
+
+    assert mean == pytest.approx(measured.mean(), rel=0.08)
+    assert tail[0] == pytest.approx(np.percentile(measured, 95), rel=0.15)

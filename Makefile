@@ -29,7 +29,7 @@ test-ray: $(VENV)/.installed  ## a cell on Ray's local cluster: a machine, then 
 CLIENTS ?= .clients
 test-clients: $(VENV)/.installed  ## the text APIs, asked by clients that people use
 	@test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
-	@$(CLIENTS)/bin/python -m pip install -q pytest langchain-openai litellm lm-eval
+	@$(CLIENTS)/bin/python -m pip install -q pytest openai langchain-openai litellm lm-eval
 	@FLAMBEAU_PYTHON=$(abspath $(BIN))/python $(CLIENTS)/bin/python -m pytest -c /dev/null --confcutdir tests/clients \
 	  --import-mode=importlib -q -p no:cacheprovider tests/clients/check_*.py
 

@@ -7,8 +7,11 @@ requests mean.
 """
 
 import asyncio
+import contextlib
 import enum
+import fcntl
 import logging
+import termios
 from collections import deque
 from typing import Literal, Protocol, cast
 
@@ -289,11 +292,21 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> bool:
         """The server goes down: an idle connection ends now, a busy one after its answer. Returns whether it is busy."""
-        if self.state in (State.IDLE, State.HEADERS):
-            self._transport.close()
-        elif self._current is not None:
+        if self._current is not None:
             self._current.keep_alive = False
+        elif self.state in (State.IDLE, State.HEADERS):
+            if self._unread():
+                return True
+            if self.state is State.IDLE:
+                self._transport.close()
         return self.state in (State.BODY, State.BUSY) or self.unsent() > 0
+
+    def _unread(self) -> bool:
+        """Bytes have come that the event loop has not seen yet: perhaps a whole request, or the rest of one."""
+        count = bytearray(4)
+        with contextlib.suppress(OSError, ValueError):
+            fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, count)
+        return any(count)
 
     def check(self, now: float) -> None:
         """Called once a second: ends what takes too long."""

@@ -14,11 +14,14 @@ import logging
 import os
 import signal
 import ssl
+import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import uvloop
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.sock import close_sockets
 from gunicorn.workers.base import Worker
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 HEARTBEAT_SECONDS = 30  # a process whose event loop stands still for so long is replaced by gunicorn
+LOOK_SECONDS = 0.01  # how often a process that drains looks whether it has answered all
 PR_SET_PDEATHSIG = 1
 
 
@@ -65,19 +69,32 @@ class Master(BaseApplication):  # type: ignore[misc]
             "proc_name": "flambeau-http",
             "control_socket_disable": True,
             "post_fork": lambda arbiter, worker: die_with(arbiter.pid),
-            "child_exit": self.child_exit,
+            "child_exit": lambda arbiter, worker: mark_process_dead(worker.pid, str(metrics_folder(self.runtime, options))),
+            "on_exit": lambda arbiter: leave(),
         }
         for name, value in settings.items():
             self.cfg.set(name, value)
 
-    def child_exit(self, arbiter: Any, worker: Any) -> None:
-        """The last one has drained: nothing of the master's is left to be put away, and the workers wait for our end."""
-        mark_process_dead(worker.pid, str(metrics_folder(self.runtime, self.options)))
-        if not arbiter.LISTENERS and not arbiter.WORKERS:
-            os._exit(0)
-
     def load(self) -> Any:
         return None  # HttpProcess makes its App itself, inside its event loop
+
+    def run(self) -> None:
+        Keeper(self).run()
+
+
+class Keeper(Arbiter):  # type: ignore[misc]
+    """gunicorn's looks ten times a second whether its processes have gone; this one hears of it, and goes at once."""
+
+    def stop(self, graceful: bool = True) -> None:
+        close_sockets(self.LISTENERS)  # type: ignore[arg-type]
+        self.LISTENERS.clear()
+        self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        while self.WORKERS and (left := deadline - time.monotonic()) > 0:
+            self.wait_for_signals(timeout=left)
+            self.reap_workers()
+        self.kill_workers(signal.SIGKILL)
+        self.reap_workers()
 
 
 class HttpProcess(Worker):  # type: ignore[misc]
@@ -93,6 +110,7 @@ class HttpProcess(Worker):  # type: ignore[misc]
     def run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
+        leave()
 
     async def _serve(self) -> None:
         master: Any = self.app
@@ -133,15 +151,18 @@ class HttpProcess(Worker):  # type: ignore[misc]
 
 
 async def drain(app: App, servers: list[asyncio.Server]) -> None:
-    """Unready, still serving; then no new connections; then the idle ones end, the busy ones after their answers."""
+    """Unready, still serving; then no new connections; then the idle ones end, the busy ones after their answers.
+
+    Half a request that has come gets the rest of its time while others are answered; it keeps nobody here.
+    """
     loop = asyncio.get_running_loop()
     app.draining = True
-    await asyncio.sleep(app.options.drain_delay_seconds)
+    await asyncio.sleep(max(app.options.drain_delay_seconds, LOOK_SECONDS))  # who has connected by now is accepted
     for server in servers:
         server.close()
     deadline = loop.time() + app.options.drain_seconds
     while (busy := [connection for connection in app.connections if connection.shutdown()]) and loop.time() < deadline:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(LOOK_SECONDS)
     if busy:
         logger.warning("%d requests are cut off: they took longer than %g s to drain", len(busy), app.options.drain_seconds)
 
@@ -173,6 +194,12 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
+
+
+def leave() -> NoReturn:
+    """All is said and written: to take the interpreter apart would cost time and change nothing."""
+    logging.shutdown()
+    os._exit(0)
 
 
 if __name__ == "__main__":

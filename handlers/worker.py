@@ -12,6 +12,7 @@ import atexit
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -34,11 +35,13 @@ from .running import BAD_REQUEST, FAULT, Runner, verdict
 logger = logging.getLogger(__name__)
 
 WRITE_AFTER_SECONDS = 0.0002  # answers wait so long for company: fewer writes, and the HTTP process has work meanwhile
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 LEAVE_AFTER_SECONDS = 5.0  # how long a stopped worker waits for clients to hang up
 
 
 def main(arguments: list[str]) -> int:
     die_with_parent()
+    give_up_rights()
     control = socket.socket(fileno=int(arguments[-1]))
     config = receive_config(control)
     prepare_process(config)
@@ -243,15 +246,26 @@ def prepare_process(config: WorkerConfig) -> None:
 
 def die_with_parent() -> None:
     """The kernel kills us when whoever started us dies, however busy the handler is."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def give_up_rights() -> None:
+    """A model's code wins nothing by programs that run as somebody else, and its memory is never written to a disk."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def leave(status: int) -> NoReturn:
-    """What asked to be called at the end is called; taking torch's modules apart takes half a second and nobody needs it."""
+    """What asked to be called at the end is called; taking torch's modules apart takes half a second and nobody needs it,
+    and a thread that a handler has forgotten holds nobody up.
+    """
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -15,15 +15,34 @@ from ..wsgi import Adapter
 from .connection import Connection, Limits
 
 TOO_LARGE = b'{\n  "code": 413,\n  "type": "RequestEntityTooLargeException",\n  "message": "Request is too large."\n}\n'
+GRACE_SECONDS = 2.0  # for what is being answered when the listener is told to end
+LOOK_SECONDS = 0.005
 THREADS = 32  # calls that wait for workers hold one each
 
 
 class _Listener(uvicorn.Server):
-    """uvicorn in somebody else's event loop: signals are not its business."""
+    """uvicorn in somebody else's event loop: signals are not its business, and it is told when to end, not asked now and then."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.asked = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        await self.asked.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_SECONDS):
+                while self.server_state.connections or self.server_state.tasks:
+                    await asyncio.sleep(LOOK_SECONDS)
 
 
 class Listener:
@@ -41,7 +60,6 @@ class Listener:
             access_log=False,
             server_header=False,
             date_header=False,
-            timeout_graceful_shutdown=2,
             **tls,
         )
         self._server = _Listener(config)
@@ -53,9 +71,7 @@ class Listener:
 
     async def stop(self) -> None:
         """Idle, it ends at once; what it is answering, it may finish."""
-        self._server.should_exit = True
+        self._server.asked.set()
         if self._task:
-            if not self._server.server_state.tasks:
-                self._task.cancel()
             await asyncio.wait({self._task}, timeout=5)
         self._threads.shutdown(wait=False, cancel_futures=True)

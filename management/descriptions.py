@@ -1,4 +1,7 @@
-"""What GET /models/{name} says of a version: TorchServe's fields in its order, and `lastError` when something went wrong."""
+"""What GET /models/{name} says of a version: TorchServe's fields in its order.
+
+`lastError` tells what is wrong now; `lastDeath` how a worker ended last, what it printed, and the command that shows it happen.
+"""
 
 import json
 from typing import Any
@@ -28,6 +31,13 @@ async def _describe(control: ControlPlane, record: VersionRecord, *, customized:
     found = _registered(record) | (_served(pool, control.waiting(record.name, record.version)) if pool else {"workers": []})
     if error := control.broken.get((record.name, record.version)) or (pool.last_error if pool else ""):
         found["lastError"] = error
+    if pool and (death := pool.last_death):
+        found["lastDeath"] = {
+            "at": death.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "cause": death.cause,
+            "lastLines": list(death.lines),
+            "tryIt": pool.try_command,
+        }
     if customized and pool:
         found["customizedMetadata"] = _parsed(await pool.ask_describe())
     return found

@@ -39,6 +39,13 @@ class Measuring:
         if self._listed is None or metric.name in self._listed:
             self._take(metric, self._logs.model_metrics)
 
+    def worker_loaded(self, worker: str, seconds: float) -> None:
+        """For the log; scrapes find it by `look`."""
+        if self._logged:
+            labels = [("WorkerName", worker), ("Level", "Host")]
+            metric = Metric(LOAD_TIME, "gauge", "Milliseconds", round(1000 * seconds), labels)
+            self._logs.server_metrics.info("%s", metric_line(metric, self.metrics.hostname))
+
     def look(self, pools: Iterable[Pool]) -> None:
         """Before a scrape: how many workers there are, how often they were started anew, how long they took to load."""
         metrics = self.metrics

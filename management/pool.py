@@ -5,6 +5,7 @@ versions there are, which is the registry's, nor for what callers are told, whic
 """
 
 import asyncio
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from .registry import VersionRecord
 from .routing import ModelRoute, Replica
 from .serving import DEFAULT_RETRY_SECONDS
 from .settings import Settings
-from .workers import State, Worker
+from .workers import Death, State, Worker
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Surroundings:
     changed: Callable[[], None]
     log_line: Callable[[str, str, str], None]  # worker's thread name, stream, line
     on_metric: Callable[[Metric], None]
+    on_loaded: Callable[[str, float], None]  # worker's thread name, seconds
     server_version: str
 
 
@@ -70,6 +72,16 @@ class Pool:
     @property
     def last_error(self) -> str:
         return next((w.last_error for w in self.workers if w.last_error), self._last_error)
+
+    @property
+    def last_death(self) -> Death | None:
+        return max((w.last_death for w in self.workers if w.last_death), key=lambda death: death.at, default=None)
+
+    @property
+    def try_command(self) -> str:
+        record = self.record
+        handler = ["--handler", record.handler] if record.handler else []
+        return shlex.join(["flambeau", "try", record.archive, *handler])
 
     def ready(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.state is State.READY]
@@ -163,7 +175,8 @@ class Pool:
             self._launch,
             self._around.changed,
             label=self.label,
-            archive=self.record.archive,
+            try_command=self.try_command,
+            on_loaded=self._around.on_loaded,
             startup_timeout=self.record.startup_timeout,
             retry_seconds=DEFAULT_RETRY_SECONDS if retry is None else retry,
             gpus=gpus,

@@ -5,6 +5,7 @@ which is `workers`' business.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 65536
 LINES_KEPT = 12  # of a worker's last output, for the log's line on how it died
+LAST_WORDS_SECONDS = 0.1  # for reading what an ended process had printed
 LINES_PER_SECOND = 20_000  # more of a worker's output than this is counted, not logged: prints must never block it
 
 OnLine = Callable[[str, str], None]  # (stream, line)
@@ -42,16 +45,26 @@ class LoadFailed(Exception):
 class Child:
     """A process of ours. `ended` resolves to its return code, negative for a signal, as subprocess has it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", loop: asyncio.AbstractEventLoop, streams: "list[asyncio.Future[None]]"
+    ) -> None:
         self._process = process
+        self._streams = streams  # each done when the last writer has closed it
         self.pid = process.pid
         self.started = time.monotonic()
         self.ended: asyncio.Future[int] = loop.create_future()
 
     def poll(self) -> None:
-        code = self._process.poll()
-        if code is not None and not self.ended.done():
-            self.ended.set_result(code)
+        """When it has ended, so does what it started and left behind: it led a process group of its own."""
+        if self.ended.done() or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)  # before it is reaped: the number is still its own
+        self.ended.set_result(self._process.wait())
+
+    async def all_said(self) -> None:
+        """Waits until what it printed has been read, but not for somebody who still holds the pipe."""
+        await asyncio.wait(self._streams, timeout=LAST_WORDS_SECONDS)
 
     def signal(self, number: signal.Signals) -> None:
         if not self.ended.done():
@@ -93,6 +106,7 @@ class Children:
                 stderr=pipes["stderr"][1],
                 pass_fds=pass_fds,
                 cwd=cwd,
+                process_group=0,  # a Ctrl-C in the terminal is ours alone, and its own children end with it
             )
         except OSError:
             for read, _ in pipes.values():
@@ -101,9 +115,8 @@ class Children:
         finally:
             for _, write in pipes.values():
                 os.close(write)
-        for stream, (read, _) in pipes.items():
-            _Lines(self._loop, read, stream, on_line)
-        child = Child(process, self._loop)
+        streams = [_Lines(self._loop, read, stream, on_line).closed for stream, (read, _) in pipes.items()]
+        child = Child(process, self._loop, streams)
         self._alive.add(child)
         child.ended.add_done_callback(lambda _: self._alive.discard(child))
         return child
@@ -116,12 +129,19 @@ class Children:
         for child in list(self._alive):
             child.signal(signal.SIGKILL)
 
+    async def end_all(self, timeout_seconds: float) -> None:
+        """None is left when this returns, unless the kernel takes longer."""
+        self.kill_all()
+        if alive := [child.ended for child in self._alive]:
+            await asyncio.wait(alive, timeout=timeout_seconds)
+
 
 class _Lines:
     """One end of a pipe, cut into lines until the last writer is gone."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, file: int, stream: str, on_line: OnLine) -> None:
         self._loop, self._file, self._stream, self._on_line = loop, file, stream, on_line
+        self.closed: asyncio.Future[None] = loop.create_future()
         self._rest = b""
         self._second, self._lines, self._dropped = 0, 0, 0
         os.set_blocking(file, False)
@@ -140,6 +160,8 @@ class _Lines:
             lines, self._rest = [*lines, self._rest], b""
         for line in lines:
             self._tell(line)
+        if not data:
+            self.closed.set_result(None)
 
     def _tell(self, line: bytes) -> None:
         second = int(time.monotonic())
@@ -175,6 +197,9 @@ class WorkerProcess:
     @property
     def ended(self) -> "asyncio.Future[int]":
         return self._child.ended
+
+    async def all_said(self) -> None:
+        await self._child.all_said()
 
     async def loaded(self, timeout_seconds: float) -> None:
         """LoadFailed with the cause when the model is not ready in time, or never will be."""
@@ -287,13 +312,22 @@ async def start_worker(
     return worker
 
 
-def describe_end(code: int) -> str:
-    """`killed by SIGKILL`, `exited with code 3`: what the operator looks for first."""
+def describe_end(code: int, out_of_memory: bool | None = None) -> str:
+    """`killed by SIGKILL`, `exited with code 3`: what the operator looks for first. `out_of_memory` None: nobody knows."""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        hint = "; out of memory?" if -code == signal.SIGKILL else ""
-        return f"killed by {name}{hint}"
+        hints = {None: "; out of memory?", True: ": out of memory (the kernel says so)", False: ""}
+        return f"killed by {name}" + (hints[out_of_memory] if -code == signal.SIGKILL else "")
     return f"exited with code {code}"
+
+
+def out_of_memory_kills() -> int | None:
+    """How often the kernel has killed for memory in our container so far; None where it does not say."""
+    try:
+        words = Path("/sys/fs/cgroup/memory.events").read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 SECRETS = r"FLAMBEAU_(INFERENCE|MANAGEMENT|API)_KEY|JWT_SECRET"  # no handler has any business with them

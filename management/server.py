@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 30.0
+END_SECONDS = 5.0  # the kernel's time for what was killed
 
 
 class Server:
@@ -185,7 +186,7 @@ class Server:
         await asyncio.wait(
             {asyncio.create_task(self.control.stop(drain)), asyncio.create_task(self._interfaces.stop())}, timeout=drain
         )
-        self._children.kill_all()
+        await self._children.end_all(END_SECONDS)
         self._snapshot("shutdown")
         self._runtime.remove()
         withdraw()
@@ -219,6 +220,7 @@ class Server:
             changed=lambda: self.control.publish(),
             log_line=self.logs.model_line,
             on_metric=self.measuring.from_handler,
+            on_loaded=self.measuring.worker_loaded,
             server_version=__version__,
         )
         registry = Registry(self._plan.state_file)
@@ -252,9 +254,17 @@ def main(arguments: list[str] | None = None) -> None:
         loaded, plan = arrange(parser("flambeau.management.server").parse_args(given))
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        asyncio.run(Server(loaded, plan).run())
+        asyncio.run(_to_the_end(Server(loaded, plan)))
     except ManagementError as error:
         sys.exit(f"flambeau: {error}")
+
+
+async def _to_the_end(server: Server) -> None:
+    """Everything is written and nothing runs: a thread that still fetches an archive, or waits for a worker, holds nobody up."""
+    await server.run()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

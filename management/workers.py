@@ -5,13 +5,13 @@ Its id outlives its processes, as TorchServe's do. Not for: how many there shoul
 
 import asyncio
 import logging
-import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from .processes import LoadFailed, WorkerProcess, describe_end, new_tail
+from .processes import LoadFailed, WorkerProcess, describe_end, new_tail, out_of_memory_kills
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,15 @@ class State(Enum):
     FAILED = "FAILED"  # parked: it is not tried again
 
 
+@dataclass(frozen=True)
+class Death:
+    """How a worker's process ended, or why it did not load, and what it printed last."""
+
+    at: datetime
+    cause: str
+    lines: tuple[str, ...]
+
+
 Launch = Callable[["Worker"], Awaitable[WorkerProcess]]
 
 
@@ -37,10 +46,11 @@ class Worker:
         changed: Callable[[], None],
         *,
         label: str,
-        archive: str,
+        try_command: str,
         startup_timeout: float,
         retry_seconds: float,
         gpus: list[int] | None = None,
+        on_loaded: Callable[[str, float], None] = lambda name, seconds: None,
     ) -> None:
         self.id = worker_id
         self.gpus = gpus or []
@@ -53,8 +63,11 @@ class Worker:
         self.last_error = ""
         self.ended = ""  # how the process that last served did, until the next one serves
         self.tail = new_tail()  # what its process has printed last
+        self.last_death: Death | None = None
         self.load_seconds = 0.0
-        self._launch, self._changed, self._label, self._archive = launch, changed, label, archive
+        self._launch, self._changed, self._label, self._try_command = launch, changed, label, try_command
+        self._kills_before: int | None = None
+        self._on_loaded = on_loaded
         self._startup_timeout, self._retry_seconds = startup_timeout, retry_seconds
         self._first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(), name=f"worker {worker_id}")
@@ -90,6 +103,7 @@ class Worker:
         delays, failing_since = backoff(), None
         while True:
             served, final = await self._one_life()
+            await self._note_death()
             if served is not None and served > SETTLED_SECONDS:
                 delays, failing_since = backoff(), None
             failing_since = failing_since or time.monotonic()
@@ -111,6 +125,7 @@ class Worker:
         begun = time.monotonic()
         self.process = None
         self.tail.clear()
+        self._kills_before = out_of_memory_kills()
         try:
             self.process = await self._launch(self)
             await self.process.loaded(self._startup_timeout)
@@ -121,18 +136,31 @@ class Worker:
         self.load_seconds = time.monotonic() - begun
         self.ended = ""
         self._set(State.READY)
+        self._on_loaded(f"W-{self.id}-{self._label}", self.load_seconds)
         self._tell_first("")
         logger.info("Worker %s of %s is ready (pid %d, %.1f s)", self.id, self._label, self.process.pid, self.load_seconds)
         ready_at, self.last_error = time.monotonic(), ""
         code = await asyncio.shield(self.process.ended)
-        self.ended = describe_end(code)
-        self.last_error = f"{self.last_error}: {describe_end(code)}" if self.last_error else describe_end(code)
+        self.ended = self._describe_end(code)
+        self.last_error = f"{self.last_error}: {self.ended}" if self.last_error else self.ended
         return time.monotonic() - ready_at, False
 
+    def _describe_end(self, code: int) -> str:
+        """With `last_error`, it was we who killed it."""
+        kills = out_of_memory_kills()
+        known = None if kills is None or self._kills_before is None else kills > self._kills_before
+        return describe_end(code, False if self.last_error else known)
+
+    async def _note_death(self) -> None:
+        if self.process:
+            await self.process.all_said()
+        self.last_death = Death(datetime.now(UTC), self.last_error, tuple(self.tail))
+
     def _log_end(self, level: int, then: str) -> None:
-        """How it ended, how to see that in the foreground, what it printed last. For the log alone: prints may name anything."""
-        again = f"flambeau try {shlex.quote(self._archive)}"
-        logger.log(level, "Worker %s of %s: %s; %s; to see it: %s", self.id, self._label, self.last_error, then, again)
+        """How it ended, how to see that in the foreground, what it printed last. Not for clients: prints may name anything."""
+        logger.log(
+            level, "Worker %s of %s: %s; %s; to see it: %s", self.id, self._label, self.last_error, then, self._try_command
+        )
         for line in self.tail:
             logger.log(level, "Worker %s of %s | %s", self.id, self._label, line)
 

@@ -1,8 +1,11 @@
 """What a client may do to a connection, sent as raw bytes."""
 
 import asyncio
+import socket
 
 import pytest
+
+from flambeau.frontend.server import drain
 
 from ..hostile import GET, MALFORMED, POST, REFUSED
 from .conftest import until
@@ -172,3 +175,20 @@ def test_the_access_log_has_torchserves_lines(run, tmp_path):
         await until(log.exists)
 
     run(scenario, access_log=str(log))
+
+
+def test_a_request_that_came_as_the_server_goes_down_is_answered(run):
+    async def scenario(plane):
+        with socket.create_connection(("127.0.0.1", plane.port)) as client:
+            await until(lambda: plane.app.connections)
+            (connection,) = plane.app.connections
+            client.sendall(GET + b"\r\n")  # it has come, but the event loop has had no turn to read it
+
+            assert connection.shutdown()
+            await drain(plane.app, [])
+
+            answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+
+    run(scenario)

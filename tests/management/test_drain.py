@@ -3,6 +3,8 @@ import threading
 import time
 import urllib.parse
 
+import psutil
+
 SLOW = """
 import time
 def handle(data, context):
@@ -72,3 +74,44 @@ def stopped_under_way(server):
     for thread in asking:
         thread.join(20)
     return code, answers, gone - max(ended.values())
+
+
+LEAVES_A_CHILD = """
+import subprocess, sys
+def handle(data, context):
+    if data is None:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    return data and [b"" for _ in data]
+"""
+
+
+def test_what_a_handler_has_started_ends_with_its_worker(live_server):
+    server = live_server()
+    server.archive("parent", LEAVES_A_CHILD)
+    server.client.register("parent", initial_workers=1)
+    (worker,) = server.workers("parent")
+    (child,) = psutil.Process(worker["pid"]).children()
+
+    server.client.scale("parent", 0)
+
+    server.wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+STUCK_THREAD = """
+import threading
+def handle(data, context):
+    if data is None:
+        threading.Thread(target=threading.Event().wait).start()
+    return data and [b"" for _ in data]
+"""
+
+
+def test_a_thread_of_a_handler_does_not_hold_up_the_end(live_server):
+    server = live_server()
+    server.archive("stuck", STUCK_THREAD)
+    server.client.register("stuck", initial_workers=1)
+
+    begun = time.monotonic()
+    server.stop()
+
+    assert time.monotonic() - begun < 5  # else the worker is killed after drain_timeout, 30 s

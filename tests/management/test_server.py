@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,15 @@ def handle(data, context):
 """
 BROKEN = "def handle(data, context):\n    raise ValueError('no such weights')\n"
 DYING = "import os\ndef handle(data, context):\n    os.kill(os.getpid(), 11)\n"
+MORTAL = """
+import os
+def handle(data, context):
+    if data and data[0]["body"] == b"die":
+        print("reading /secret/place")
+        print("and now", end="", flush=True)
+        os.kill(os.getpid(), 11)
+    return data and [b"" for _ in data]
+"""
 
 
 def test_a_model_is_registered_asked_scaled_and_unregistered(live_server):
@@ -52,21 +62,6 @@ def test_whoever_registers_is_told_why_a_model_does_not_load(live_server, handle
     assert server.client.models() == []
 
 
-def test_a_dead_workers_last_words_and_the_command_that_shows_them_again_are_logged(live_server):
-    server = live_server()
-    server.archive(
-        "bad", "import os\ndef handle(data, context):\n    if data:\n        print('row 7')\n        os.abort()\n"
-    )
-    server.client.register("bad", initial_workers=1)
-
-    with pytest.raises(ServerError, match=r"Worker died. \(killed by SIGABRT\)"):
-        server.client.predict("bad", b"")
-
-    log = server.folder / "logs" / "ts_log.log"
-    server.wait(lambda: "| row 7" in log.read_text())
-    assert f"killed by SIGABRT; next start in 0 s; to see it: flambeau try {server.store / 'bad'}\n" in log.read_text()
-
-
 def test_after_kill_9_of_the_server_nothing_runs_and_a_new_start_brings_all_back(live_server):
     server = live_server()
     for number in ("1.0", "2.0"):
@@ -98,6 +93,26 @@ def test_a_killed_worker_comes_back_under_its_id(live_server):
 
     assert after["id"] == before["id"]
     assert server.client.predict("echo", b"again") == b"again"
+
+
+def test_a_worker_that_dies_leaves_its_last_words_and_the_command_that_shows_it_happen(live_server):
+    server = live_server()
+    server.archive("mortal", MORTAL)
+    server.client.register("mortal", initial_workers=1)
+
+    with pytest.raises(ServerError) as failure:
+        server.client.predict("mortal", b"die")
+
+    assert failure.value.message == "Worker died. (killed by SIGSEGV)"
+    death = server.wait(lambda: server.client.describe("mortal")[0].get("lastDeath"))
+    assert (death["cause"], death["lastLines"]) == ("killed by SIGSEGV", ["reading /secret/place", "and now"])
+    log = (server.folder / "logs" / "ts_log.log").read_text()
+    assert "| and now" in log
+    assert f"killed by SIGSEGV; next start in 0 s; to see it: {death['tryIt']}\n" in log
+    command = [sys.executable, "-m", "flambeau", *shlex.split(death["tryIt"])[1:], "die"]
+    shown = subprocess.run(command, env=os.environ | {"PYTHONPATH": HOME}, capture_output=True, text=True, timeout=60)
+    assert shown.returncode
+    assert "killed by SIGSEGV" in shown.stderr
 
 
 def test_a_version_switch_under_load_loses_nothing_and_the_old_one_answers_no_more(live_server):

@@ -1,11 +1,13 @@
 """The commands of `flambeau` that start a server and talk to it. What reads has --json, for scripts."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 
@@ -78,7 +80,7 @@ def status(as_json: bool) -> None:
     if facts is None:
         click.echo(json.dumps({"running": False}) if as_json else "no server runs")
         sys.exit(3)
-    health = _ask(lambda: _client().ping())
+    health = _ask(lambda: _client("inference").ping())
     if as_json:
         click.echo(json.dumps({"running": True, "health": health, **vars(facts)}, indent=2))
     else:
@@ -111,7 +113,9 @@ def register(
 ) -> None:
     """Register the archive URL (a name in the model store) and wait for its workers."""
     given = {"model_name": name, "batch_size": batch_size, "max_batch_delay": max_batch_delay, "handler": handler}
-    click.echo(_ask(lambda: _client(management).register(url, initial_workers=workers, synchronous=True, **given)))
+    click.echo(
+        _ask(lambda: _client("management", management).register(url, initial_workers=workers, synchronous=True, **given))
+    )
 
 
 @click.command()
@@ -121,7 +125,7 @@ def register(
 @management_url
 def scale(model: str, workers: int, version: str | None, management: str | None) -> None:
     """Give MODEL as many WORKERS."""
-    click.echo(_ask(lambda: _client(management).scale(model, workers, version)))
+    click.echo(_ask(lambda: _client("management", management).scale(model, workers, version)))
 
 
 @click.command()
@@ -130,7 +134,7 @@ def scale(model: str, workers: int, version: str | None, management: str | None)
 @management_url
 def models(model: str | None, as_json: bool, management: str | None) -> None:
     """The registered models, or all about one."""
-    client = _client(management)
+    client = _client("management", management)
     names = [model] if model else [found["modelName"] for found in _ask(client.models)]
     found = [version for name in names for version in _ask(lambda name=name: client.describe(name, "all"))]  # type: ignore[misc]
     if as_json or model:
@@ -157,7 +161,7 @@ def predict(
     """Ask MODEL; the BODY is text or JSON, or comes from --file."""
     data = file.read() if file else (body or "").encode()
     kind = content_type or ("application/json" if body and body.lstrip()[:1] in "{[" else "application/octet-stream")
-    click.echo(_ask(lambda: _client(inference=inference).predict(model, data, version, kind)))
+    click.echo(_ask(lambda: _client("inference", inference).predict(model, data, version, kind)))
 
 
 @click.command()
@@ -235,13 +239,26 @@ def _first_screen(facts: launcher.Running) -> str:
     )
 
 
-def _client(management: str | None = None, inference: str | None = None) -> Client:
-    facts, usual = launcher.running(), Client()
-    return Client(
-        inference or (facts.inference if facts else usual.inference),
-        management or (facts.management if facts else usual.management),
-        facts.metrics if facts else usual.metrics,
+def _client(api: Literal["inference", "management"], address: str | None = None) -> Client:
+    """For this API of the server that runs here, or at `address`."""
+    here = launcher.running()
+    known = here or Client()
+    client = Client(
+        known.inference, known.management, known.metrics, _key(api, here.key_file if here and not address else "")
     )
+    if address:
+        return replace(client, inference=address) if api == "inference" else replace(client, management=address)
+    return client
+
+
+def _key(api: str, key_file: str) -> str | None:
+    """FLAMBEAU_INFERENCE_KEY or FLAMBEAU_MANAGEMENT_KEY; that of the server here from its key file, if we may read it."""
+    if given := os.environ.get(f"FLAMBEAU_{api.upper()}_KEY"):
+        return given
+    try:
+        return str(json.loads(Path(key_file).read_text())[api]["key"]) if key_file else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _ask(question: Callable[[], T]) -> T:

@@ -32,6 +32,7 @@ class Running:
     management: str
     metrics: str
     logs: str
+    key_file: str = ""  # where the tokens stand; empty: none are asked for
 
 
 def pid_file() -> Path:

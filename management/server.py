@@ -166,7 +166,8 @@ class Server:
         settings = self._settings
         urls = (settings.inference_address, settings.management_address, settings.metrics_address)
         inference, management, metrics = (addresses.parse(url).url for url in urls)
-        return Running(os.getpid(), inference, management, metrics, str(self._plan.logs.absolute()))
+        key_file = str(self._key_file().absolute()) if self._access.any_tokens else ""
+        return Running(os.getpid(), inference, management, metrics, str(self._plan.logs.absolute()), key_file)
 
     async def stop(self) -> None:
         """Unready first, then the data plane drains, then its workers, then what told them what to do."""
@@ -200,11 +201,13 @@ class Server:
             self._children.kill_all()
 
     def _make_tokens(self) -> Tokens:
-        settings = self._settings
-        key_file = Path(settings.key_file or "key_file.json")
-        tokens = Tokens(key_file, self._runtime.path / "inference_keys.json", settings.token_expiration_min * 60)
+        key_file, minutes = self._key_file(), self._settings.token_expiration_min
+        tokens = Tokens(key_file, self._runtime.path / "inference_keys.json", minutes * 60)
         logger.info("Requests need tokens; they stand in %s", key_file)
         return tokens
+
+    def _key_file(self) -> Path:
+        return Path(self._settings.key_file or "key_file.json")
 
     def _control_plane(self) -> ControlPlane:
         settings, path = self._settings, self._runtime.path

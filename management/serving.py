@@ -1,7 +1,8 @@
 """How one version of a model is served: what was registered, what its YAML says and the server's settings, put together.
 
 The precedence is TorchServe's as observed: workers: the YAML, if it is sound, beats the request; batch size and delay: the
-request beats the YAML; time-outs: the YAML beats the request, and a YAML that is silent resets them.
+request beats the YAML; time-outs: the YAML beats the request, and a YAML that is silent resets them. A number that makes no
+sense, such as a batch of -1, counts as not given.
 """
 
 import os
@@ -52,18 +53,16 @@ def decide(asked: Registration, config: ModelConfig, settings: Settings, default
     if not (low > 0 and high >= low):
         low = default_workers if asked.initial_workers is None else max(0, asked.initial_workers)
         high = max(low, asked.max_workers or 0)
-    responding, starting = settings.default_response_timeout, settings.default_startup_timeout
-    if config.given:
-        responding, starting = config.responseTimeout or responding, config.startupTimeout or starting
-    else:
-        responding, starting = asked.response_timeout or responding, asked.startup_timeout or starting
+    responding, starting = (
+        (config.responseTimeout, config.startupTimeout) if config.given else (asked.response_timeout, asked.startup_timeout)
+    )
     return Serving(
         batch_size=_first(asked.batch_size, config.batchSize, 1),
         max_batch_delay_ms=_first(asked.max_batch_delay_ms, config.maxBatchDelay, DEFAULT_BATCH_DELAY_MS, least=0),
         min_workers=low,
         max_workers=high,
-        response_timeout=responding,
-        startup_timeout=starting,
+        response_timeout=responding if responding and responding > 0 else settings.default_response_timeout,
+        startup_timeout=starting if starting and starting > 0 else settings.default_startup_timeout,
     )
 
 

@@ -1,14 +1,20 @@
 import dataclasses
 import json
+import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from flambeau.client import Client, ServerError
 from flambeau.management import guard
 from flambeau.management.errors import BadRequest, StartError, TokenRefused
+from flambeau.management.launcher import ARGV_MARK
 from flambeau.management.settings import Settings
 from flambeau.management.tokens import OVERLAP_SECONDS, Tokens
+
+from ..conftest import HOME
 
 
 class Clock:
@@ -157,3 +163,18 @@ def test_a_foreign_host_or_origin_is_refused(live_server):
             with pytest.raises(urllib.error.HTTPError) as refusal:
                 urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10)
             assert refusal.value.code == 403
+
+
+def test_the_commands_have_the_key_of_the_server_that_runs_here(live_server):
+    server = live_server(ARGV_MARK, "--start", "--foreground", disable_token_authorization="false")
+    server.archive("echo")
+
+    def flambeau(*arguments):
+        command = [sys.executable, "-m", "flambeau", *arguments]
+        environ = os.environ | {"TMPDIR": str(server.folder / "tmp"), "PYTHONPATH": HOME}
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, cwd=server.folder)
+
+    assert "registered with 1 initial workers" in flambeau("register", "echo").stdout
+    assert flambeau("predict", "echo", "hi").stdout == "hi\n"
+    refused = flambeau("models", "--management", server.client.management)  # an address of somebody's: no key goes there
+    assert "401" in refused.stderr

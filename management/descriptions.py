@@ -4,6 +4,8 @@
 """
 
 import json
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import psutil
@@ -13,6 +15,10 @@ from .pool import Pool
 from .registry import VersionRecord
 from .serving import DEFAULT_RETRY_SECONDS
 from .workers import State, Worker
+
+TRACEBACK = "Traceback (most recent call last)"
+FRAME = re.compile(r'\s+File "')
+FOLDERS = re.compile(r"""(?<![\w/.:])/(?:[^/\s'":,]+/)+""")  # of absolute paths; an URL's "//" is none
 
 
 async def describe(
@@ -35,12 +41,22 @@ async def _describe(control: ControlPlane, record: VersionRecord, *, customized:
         found["lastDeath"] = {
             "at": death.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "cause": death.cause,
-            "lastLines": list(death.lines),
-            "tryIt": pool.try_command,
+            "lastLines": told(death.lines),
+            "tryIt": pool.try_command(record.url),
         }
     if customized and pool:
         found["customizedMetadata"] = _parsed(await pool.ask_describe())
     return found
+
+
+def told(lines: Iterable[str]) -> list[str]:
+    """What a handler printed, without a traceback's frames and the server's folders: those are in the log."""
+    kept, inside = [], False
+    for line in lines:
+        inside = line.startswith(TRACEBACK) or FRAME.match(line) is not None or (inside and line.startswith(" "))
+        if not inside:
+            kept.append(FOLDERS.sub("", line))
+    return kept
 
 
 def _registered(record: VersionRecord) -> dict[str, Any]:

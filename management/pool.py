@@ -77,11 +77,10 @@ class Pool:
     def last_death(self) -> Death | None:
         return max((w.last_death for w in self.workers if w.last_death), key=lambda death: death.at, default=None)
 
-    @property
-    def try_command(self) -> str:
-        record = self.record
-        handler = ["--handler", record.handler] if record.handler else []
-        return shlex.join(["flambeau", "try", record.archive, *handler])
+    def try_command(self, archive: str) -> str:
+        """The command that shows in the foreground what its workers do."""
+        handler = ["--handler", self.record.handler] if self.record.handler else []
+        return shlex.join(["flambeau", "try", archive, *handler])
 
     def ready(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.state is State.READY]
@@ -175,7 +174,7 @@ class Pool:
             self._launch,
             self._around.changed,
             label=self.label,
-            try_command=self.try_command,
+            try_command=self.try_command(self.record.archive),
             on_loaded=self._around.on_loaded,
             startup_timeout=self.record.startup_timeout,
             retry_seconds=DEFAULT_RETRY_SECONDS if retry is None else retry,

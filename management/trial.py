@@ -24,10 +24,15 @@ from .own_worker import own_worker
 @click.option("--file", "-f", "file", type=click.File("rb"), help="The body, from a file; - is standard input.")
 @click.option("--content-type", help="application/json for a BODY that looks like it, when not given.")
 @click.option("--handler", help="The manifest's when not given.")
-def try_(archive: str, body: str | None, file: Any, content_type: str | None, handler: str | None) -> None:
+@click.option("--model-store", default="model_store", show_default=True, help="Where ARCHIVE is when it is not here.")
+def try_(
+    archive: str, body: str | None, file: Any, content_type: str | None, handler: str | None, model_store: str
+) -> None:
     """Load ARCHIVE in the foreground and ask it once, if there is a BODY: what its handler prints is shown."""
     data = file.read() if file else body.encode() if body is not None else None
     kind = content_type or ("application/json" if body and body.lstrip()[:1] in "{[" else "application/octet-stream")
+    if not Path(archive).exists() and Path(model_store, archive).exists():
+        archive = str(Path(model_store, archive))
     with tempfile.TemporaryDirectory(prefix="flambeau-try-") as folder:
         try:
             asyncio.run(_try(as_archive(archive, None, None, {}, Path(folder)), Path(folder), data, kind, handler))

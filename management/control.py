@@ -48,6 +48,7 @@ class ControlPlane:
         self.broken: dict[tuple[str, str], str] = {}  # registered, but its archive is gone or spoilt: why
         self.observers: list[Callable[[], None]] = []  # called after each change
         self.waiting: Callable[[str, str], int] = lambda name, version: 0  # requests in the data plane's queues
+        self.woken_by_cell: Callable[[str], bool] = lambda name: False  # whether a model's cell sees to it
         self.elsewhere: dict[str, ModelRoute] = {}  # what the cell's other machines serve, under the names it has here
         self._around = around
         self._routes = routes
@@ -156,7 +157,7 @@ class ControlPlane:
     async def wake(self, name: str, version: str | None) -> None:
         """A request waits for a model that was scaled to nothing."""
         record = self.registry.find(name, version)
-        if not self._pool(record).workers:
+        if not self.woken_by_cell(name) and not self._pool(record).workers:
             await self.scale(name, record.version, 1, max(1, record.max_workers), wait=False)
 
     async def stop(self, drain_seconds: float) -> None:

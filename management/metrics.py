@@ -9,6 +9,7 @@ import math
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,17 @@ def waiting_requests(folder: Path, model: str, version: str) -> int:
     wanted = {("model_name", model), ("model_version", version)}
     families = (family for family in _from_processes(folder) if family.name == "flambeau_requests_waiting")
     return int(sum(value for family in families for (_, labels), value in family.samples.items() if wanted <= set(labels)))
+
+
+def requests_by_model(folder: Path) -> dict[str, tuple[int, int]]:
+    """Of all HTTP processes since the server's start: how many arrived, how many of them were refused."""
+    arrived, rejected = Counter[str](), Counter[str]()
+    count = {"flambeau_requests_arrived_total": arrived, "flambeau_requests_rejected_total": rejected}
+    for family in _from_processes(folder):
+        for (name, labels), value in family.samples.items():
+            if name in count:
+                count[name][dict(labels).get("model_name", "")] += int(value)
+    return {model: (arrived[model], rejected[model]) for model in arrived}
 
 
 def all_families(metrics: Metrics, folder: Path) -> list[Family]:

@@ -145,8 +145,15 @@ class Pool:
             capabilities=self.capabilities,
             model_yaml=config.raw,
             loaded_at_startup=record.loaded_at_startup,
-            wake_on_request=self._around.settings.autoscaler_config is not None and sleeps(config.raw),
+            wake_on_request=self._may_sleep,
         )
+
+    @property
+    def _may_sleep(self) -> bool:
+        """By the autoscaler's will, or its cell's."""
+        config, section = self.archive.config.raw, self.archive.config.raw.get("sax")
+        autoscaled = self._around.settings.autoscaler_config is not None and sleeps(config)
+        return autoscaled or (isinstance(section, dict) and bool(section.get("dormant_after")))
 
     @property
     def capabilities(self) -> list[str]:

@@ -7,6 +7,7 @@ machines and all clients together load them evenly. Retries wait a little longer
 import hashlib
 import itertools
 import json
+import logging
 import os
 import random
 import time
@@ -19,7 +20,10 @@ from ..management.cell import names, wire
 from ..management.cell.errors import SaxError, from_answer, not_found
 from ..management.cell.root import CellRoot, required_root
 
+logger = logging.getLogger(__name__)
+
 TIMEOUT_SECONDS = 60.0
+TELL_SECONDS = 2.0  # whoever waits longer than this is told what for
 TOKEN = "SAX_TOKEN"  # an inference token, where servers ask for one
 POINTS = 8  # of each machine on the ring
 SEEDS = 37  # machines a client talks to, at most
@@ -50,8 +54,10 @@ class Deadline:
     """Seconds that are left, and waits that grow within them."""
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+        self._began = time.monotonic()
+        self._end = self._began + seconds
         self._pause = 0.01
+        self._told = ""
 
     @property
     def left(self) -> float:
@@ -62,6 +68,9 @@ class Deadline:
         pause = self._pause * random.uniform(0.5, 1.5)
         if time.monotonic() + pause >= self._end:
             raise SaxError("DeadlineExceeded", f"context deadline exceeded: {cause.text}") from None
+        if cause.text != self._told and time.monotonic() > self._began + TELL_SECONDS:
+            logger.warning("%s; trying for another %.0f s", cause.text, self.left)
+            self._told = cause.text
         time.sleep(pause)
         self._pause = min(self._pause * 1.1, 20.0)
 
@@ -104,11 +113,15 @@ class Machines:
             self._look(deadline)
         address = self._ring.pick(next(self._seeds))
         if address is None:
-            raise SaxError("Unavailable", f"model {self._model} has no replica that is loaded")
+            raise SaxError("Unavailable", f"model {self._model} has no replica that is loaded{self._why(deadline)}")
         return address
 
     def forget(self) -> None:
         self._looked = float("-inf")
+
+    def _why(self, deadline: Deadline) -> str:
+        failures = ask_admin("status", {"model": self._model}, self._cell, self._root, deadline.left)["failures"]
+        return "".join(f" ({address}: {reason})" for address, reason in sorted(failures.items())[:1])
 
     def _look(self, deadline: Deadline) -> None:
         asked = {"model": self._model, "admin": self._admin, "seqno": self._seqno, "seconds": 0}

@@ -15,6 +15,7 @@ from .calls import ask_admin
 from .flags import Flag, UsageError
 
 FOREVER = 1e9
+LS_ARGUMENT = "Provide /sax, /sax/<cell>, or /sax/<cell>/<model>"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Command:
 
 def ls(call: Call) -> None:
     full, flags = call.args[0], call.flags
+    if not f"{full}/".startswith("/sax/"):
+        raise SaxError("InvalidArgument", f'{LS_ARGUMENT}, not "{full}"')
     show = tables.csv if flags["csv"] else tables.table
     if full.rstrip("/") == "/sax":
         rows = [[str(at), cell] for at, cell in enumerate(cells(required_root(call.root)))]
@@ -78,6 +81,8 @@ def _ls_model(call: Call, show: Callable[[list[str], list[list[str]]], str]) -> 
         sys.stdout.write(show(heads, [row]))
     if acls:
         sys.stdout.write(show(["Method", "ACL"], [[method, acl] for method, acl in sorted(status["acls"].items())]))
+    for address, reason in sorted(status["failures"].items()):
+        print(f"{address} can not load it: {reason}", file=sys.stderr)
 
 
 def publish(call: Call) -> None:
@@ -137,9 +142,9 @@ def watch(call: Call) -> None:
         asked = {"model": call.args[0], "admin": admin, "seqno": seqno, "seconds": 30}
         cell = names.parse_model(call.args[0]).cell_name
         found = ask_admin("watch", asked, cell, call.root, FOREVER)
-        if found.get("full") is not None:
+        if found.get("full") is not None or (admin and found["admin"] != admin):
             print("Reset", flush=True)
-            print("".join(f"+ {address}\n" for address in found["full"]), end="", flush=True)
+        print("".join(f"+ {address}\n" for address in found.get("full") or ()), end="", flush=True)
         print("".join(f"{sign} {address}\n" for sign, address in found.get("changes", ())), end="", flush=True)
         admin, seqno = found["admin"], found["seqno"]
 
@@ -182,7 +187,7 @@ CELL_COMMANDS = (
     Command("delete", "delete a cell.", "delete <cell>", delete, 1, 1, "Provide a cell"),
     Command("getacl", "list the ACLs of a model.", "getacl <model ID> [method]", getacl, 1, 2, "Provide a model ID"),
     Command("ls", "list cells, models, or a model.", "ls /sax[/<cell>[/<model>]]", ls, 1, 1,
-            "Provide /sax, /sax/<cell>, or /sax/<cell>/<model>", LS_FLAGS),
+            LS_ARGUMENT, LS_FLAGS),
     Command("publish", "publish a model.", "publish <model ID> <model path> <checkpoint path> <replicas> [key=val]…", publish, 4,
             10**6, "Provide model ID, model path, checkpoint path, and number of replicas, and optional overrides.", (WAIT,)),
     Command("setacl", "set an ACL of a model.", f"setacl <model ID> [{'|'.join(METHODS[:3])}|…] <acl>", setacl, 2, 3,

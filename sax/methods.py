@@ -37,6 +37,8 @@ def _extra(made: Call) -> dict[str, Any]:
 def generate(made: Call) -> None:
     flags, query = made.flags, made.args[1]
     query = sys.stdin.read() if query == "-" else query
+    if flags["n"] < 0:
+        raise SaxError("InvalidArgument", f"-n {flags['n']}: how many, or 0 for all")
     if flags["stream"]:
         if flags["terse"] or flags["n"]:
             raise SaxError("InvalidArgument", "-stream goes with neither -terse nor -n")

@@ -3,6 +3,7 @@
 Results go to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 misused.
 """
 
+import logging
 import sys
 from typing import TextIO
 
@@ -28,6 +29,7 @@ def commands() -> dict[str, Command]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
     given = sys.argv[1:] if arguments is None else arguments
     try:
         flags, rest = parse(given, GLOBAL)

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from .cell import Bell
+from .bell import Bell
 from .errors import SaxError
 from .machines import Machine
-from .messages import Held, Order, Orders, ReplicaReport, Report, Route
+from .messages import Held, Order, Orders, ReplicaReport, Report, Route, Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,9 @@ class Host(Protocol):
     def replicas(self, key: str) -> list[ReplicaReport]: ...
     def methods(self, order: Order) -> list[str]: ...
     def route(self, key: str) -> dict[str, object]: ...
+    def traffic(self) -> dict[str, Traffic]:
+        """Of models that may sleep: what has been asked of them here."""
+
     def take_routes(self, routes: dict[str, list[Route]]) -> None:
         """Where the cell's other machines have loaded replicas."""
 
@@ -81,7 +84,8 @@ class Agent:
     def report(self) -> Report:
         models = {key: self._held(key, model) for key, model in self._models.items()}
         return Report(
-            address=self.address, instance=self._instance, machine=self._machine(), models=models, seen=self._seen
+            address=self.address, instance=self._instance, machine=self._machine(), models=models, seen=self._seen,
+            traffic=self._host.traffic(),
         )  # fmt: skip
 
     async def run(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from . import overrides
+from .catalogue import Change
 from .cell import Cell
 from .errors import SaxError, invalid, not_found
 from .messages import Report
@@ -58,16 +59,15 @@ class Api:
 
     async def update(self, payload: Payload) -> Payload:
         given = payload.get("overrides")
-        spec = self._cell.update(
-            _text(payload, "model"),
+        change = Change(
             path=_text(payload, "model_path") if "model_path" in payload else None,
             checkpoint=_text(payload, "checkpoint") if "checkpoint" in payload else None,
             replicas=_whole(payload, "replicas") if "replicas" in payload else None,
             overrides=None if given is None else overrides.parse(given),
             admin_acl=payload.get("admin_acl"),
             acls=payload.get("acls"),
-            role=payload.get("role"),
         )
+        spec = self._cell.update(_text(payload, "model"), change, payload.get("role"))
         return {"model_path": spec.path, "checkpoint": spec.checkpoint, "replicas": spec.replicas}
 
     async def unpublish(self, payload: Payload) -> Payload:

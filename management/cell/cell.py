@@ -5,7 +5,6 @@ watchers look again. Machines send whole reports and get whole orders (`messages
 missed. After a restart it knows the models, and learns from reports who holds them. Not for: HTTP, timers, processes.
 """
 
-import asyncio
 import hashlib
 import logging
 import secrets
@@ -14,46 +13,21 @@ from collections.abc import Callable
 
 import msgspec
 
-from . import acl, names
+from . import names
 from .assigner import Assignment, Demand, Holding, assign
-from .errors import SaxError, invalid, not_found
+from .bell import Bell
+from .catalogue import Catalogue, Change
+from .dormancy import Dormancy
+from .errors import SaxError, invalid
 from .failures import Failures
 from .members import Member, Members
 from .messages import ModelStatus, Order, Orders, Published, Report, Route, ServerStatus, WatchAnswer
 from .names import ModelKey
+from .overrides import dormant_after
 from .root import Folder
 from .watch import AddressLog
 
 logger = logging.getLogger(__name__)
-
-STATE = "state.json"
-
-
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    models: dict[str, Published] = {}
-
-
-class Bell:
-    """Lets any number of tasks wait for the next change."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def ring(self) -> None:
-        event, self._event = self._event, asyncio.Event()
-        event.set()
-
-    def listen(self) -> asyncio.Event:
-        """Set by the next ring, even if nobody waits for it yet."""
-        return self._event
-
-    async def wait(self, seconds: float) -> None:
-        """For the next ring, or so long."""
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._event.wait()
-        except TimeoutError:
-            pass
 
 
 class Cell:
@@ -70,20 +44,17 @@ class Cell:
         prune_seconds: float = 10.0,
     ) -> None:
         self.name = name
-        self.admin_acl = admin_acl
         self.incarnation = secrets.token_hex(8)
         self.changed = Bell()
-        self._state = state
+        self.catalogue = Catalogue(name, state, admin_acl)
         self._clock = clock
         self._members = Members(clock, prune_seconds)
         self._failures = Failures(clock)
-        content = state.read(STATE)
-        restored = msgspec.json.decode(content, type=State).models if content else {}
-        self._models: dict[ModelKey, Published] = {names.parse_model(full): spec for full, spec in restored.items()}
-        self._logs = {key: AddressLog() for key in self._models}
+        self._dormancy = Dormancy(clock)
+        self._logs = {key: AddressLog() for key in self.catalogue}
         self._assignment: Assignment = {}
         self._releasing: dict[ModelKey, set[str]] = {}  # unpublished names, and the machines that still hold them
-        self._settled_at = clock() + settle_seconds if restored and settle_seconds else None
+        self._settled_at = clock() + settle_seconds if self._logs and settle_seconds else None
 
     # what publishers ask
 
@@ -91,88 +62,42 @@ class Cell:
         self, full: str, path: str, checkpoint: str, replicas: int, overrides: dict[str, str], role: str | None = None
     ) -> str:
         """A warning, or nothing."""
-        acl.check_admin(self.admin_acl, role)
-        key = self.key(full)
-        names.check_path(path)
-        names.check_checkpoint(checkpoint)
-        names.check_replicas(replicas)
-        if key in self._models:
-            raise SaxError("AlreadyExists", f"model {key} already exists")
+        key = self.catalogue.check_new(full, path, checkpoint, replicas, role)
         if key in self._releasing:
             raise SaxError("Unavailable", f"model {key} is being unpublished, please retry later")
-        spec = Published(
-            path=path, checkpoint=checkpoint, replicas=replicas, overrides=overrides, uuid=secrets.token_hex(16)
-        )
-        self._store(self._models | {key: spec})
+        spec = self.catalogue.add(key, path, checkpoint, replicas, overrides)
         self._logs[key] = AddressLog()
-        logger.info("%s is published: %s from %s, %d replicas", key, path, checkpoint, replicas)
         self.refresh()
         return self._warning(spec)
 
-    def update(
-        self,
-        full: str,
-        *,
-        path: str | None = None,
-        checkpoint: str | None = None,
-        replicas: int | None = None,
-        overrides: dict[str, str] | None = None,
-        admin_acl: str | None = None,
-        acls: dict[str, str] | None = None,
-        role: str | None = None,
-    ) -> Published:
-        """What is not given stays. Replicas reload only when checkpoint or overrides have changed."""
-        key, old = self._find(full)
-        acl.check_admin(old.admin_acl or self.admin_acl, role)
-        if path is not None:
-            names.check_path(path)
-            if path != old.path:
-                raise invalid("invalid model update: model path can't be changed")
-        if checkpoint is not None:
-            names.check_checkpoint(checkpoint)
-        if replicas is not None:
-            names.check_replicas(replicas)
-        acl.check_names(admin_acl, acls)
-        given = {
-            "checkpoint": checkpoint, "replicas": replicas, "overrides": overrides, "admin_acl": admin_acl, "acls": acls,
-        }  # fmt: skip
-        new: Published = msgspec.structs.replace(old, **{name: value for name, value in given.items() if value is not None})
-        if (new.checkpoint, new.overrides) != (old.checkpoint, old.overrides):
-            new = msgspec.structs.replace(new, revision=old.revision + 1)
+    def update(self, full: str, change: Change, role: str | None = None) -> Published:
+        """Replicas reload only when checkpoint or overrides have changed."""
+        before = self.catalogue.find(full)[1].revision
+        key, new = self.catalogue.change(full, change, role)
+        if new.revision != before:
             self._failures.forget(key)
-        self._store(self._models | {key: new})
-        logger.info("%s is updated: %s, %d replicas", key, new.checkpoint, new.replicas)
+        if change.replicas:
+            self._dormancy.forget(key)
         self.refresh()
         return new
 
     def unpublish(self, full: str, role: str | None = None) -> None:
-        key, old = self._find(full)
-        acl.check_admin(old.admin_acl or self.admin_acl, role)
-        self._store({other: spec for other, spec in self._models.items() if other != key})
+        key = self.catalogue.remove(full, role)
         del self._logs[key]
         self._failures.forget(key)
-        if holders := {member.address for member in self._members if key in member.held}:
+        self._dormancy.forget(key)
+        if holders := {member.address for member in self._holders(key)}:
             self._releasing[key] = holders
-        logger.info("%s is unpublished", key)
         self.refresh()
 
     # what readers ask
 
-    def key(self, full: str) -> ModelKey:
-        key = names.parse_model(full)
-        if key.cell_name != self.name:
-            raise invalid(f"model {key} must be within SAX cell {names.quoted(self.name)}")
-        return key
-
     def models(self) -> list[str]:
-        return sorted(str(key) for key in self._models)
-
-    def spec(self, full: str) -> Published:
-        return self._find(full)[1]
+        return [str(key) for key in self.catalogue]
 
     def status(self, full: str) -> ModelStatus:
-        key, spec = self._find(full)
-        held = [(member, member.held[key]) for member in self._members if key in member.held]
+        key, spec = self.catalogue.find(full)
+        held = [(member, member.held[key]) for member in self._holders(key)]
         return ModelStatus(
             model=str(key),
             model_path=spec.path,
@@ -205,17 +130,21 @@ class Cell:
     def ready(self, key: ModelKey) -> int:
         """Loaded replicas; more than are wanted, while surplus ones finish, do not count."""
         loaded = sum(member.loaded(key) for member in self._members)
-        return min(loaded, self._models[key].replicas) if key in self._models else 0
+        return min(loaded, self.catalogue[key].replicas) if key in self.catalogue else 0
 
     async def wait_ready(self, full: str, replicas: int, seconds: float) -> int:
         """How many are loaded once that many are."""
-        key, spec = self._find(full)
+        key, spec = self.catalogue.find(full)
+        self._dormancy.missed(key)
         end = self._clock() + seconds
         while (ready := self.ready(key)) < replicas:
-            if self._models.get(key, Published(path="", checkpoint="", replicas=0)).uuid != spec.uuid:
+            if key not in self.catalogue or self.catalogue[key].uuid != spec.uuid:
                 raise SaxError("Canceled", f"model {key} was unpublished")
             if (left := end - self._clock()) <= 0:
-                raise SaxError("DeadlineExceeded", f"model {key} has {ready} of {replicas} replicas after {seconds:g} s")
+                why = "".join(f" ({member.held[key].reason})" for member in self._holders(key) if member.held[key].reason)
+                raise SaxError(
+                    "DeadlineExceeded", f"model {key} has {ready} of {replicas} replicas after {seconds:g} s{why}"
+                )
             await self.changed.wait(left)
         return ready
 
@@ -223,7 +152,7 @@ class Cell:
         """Changes after `seqno`, at the latest after `seconds` (then there may be none)."""
         if seqno < 0:
             raise invalid(f"WatchLoc seqno {seqno} should be non-negative")
-        key, _ = self._find(full)
+        key, _ = self.catalogue.find(full)
         log, start = self._logs[key], seqno if admin == self.incarnation else 0
         end = self._clock() + seconds
         while self._logs.get(key) is log and log.seqno <= start and self._clock() < end:
@@ -246,6 +175,7 @@ class Cell:
             self._adopt(member)
         for key, held in member.held.items():
             self._failures.note(key, member.address, held)
+        self._dormancy.note(report.address, {names.parse_model(full): told for full, told in report.traffic.items()})
         self._release(member)
         if new or member.changed:
             self.refresh()
@@ -260,17 +190,17 @@ class Cell:
     def orders(self, address: str) -> Orders:
         models = {
             str(key): Order(
-                path=self._models[key].path,
-                checkpoint=self._models[key].checkpoint,
-                overrides=self._models[key].overrides,
-                replicas=addresses.count(address),
-                revision=self._models[key].revision,
+                path=self.catalogue[key].path,
+                checkpoint=self.catalogue[key].checkpoint,
+                overrides=self.catalogue[key].overrides,
+                replicas=0 if (key, address) in self._dormancy.asleep else addresses.count(address),
+                revision=self.catalogue[key].revision,
                 attempt=self._failures.attempt(key, address),
             )
             for key, addresses in sorted(self._assignment.items())
             if address in addresses
         }
-        routes = {str(key): self._routes(key) for key in sorted(self._models)}
+        routes = {str(key): self._routes(key) for key in self.catalogue}
         digest = hashlib.sha256(msgspec.json.encode((self.incarnation, models, routes))).hexdigest()[:16]
         return Orders(incarnation=self.incarnation, digest=digest, models=models, routes=routes)
 
@@ -284,14 +214,20 @@ class Cell:
         settled = self._settled_at is not None and self._clock() >= self._settled_at
         if settled:
             self._settled_at = None
-        if settled or self._members.dirty or self._failures.due():
+        slept_or_woken = [self._look_for_sleepers(key) for key in self.catalogue]
+        if settled or self._members.dirty or self._failures.due() or any(slept_or_woken):
             self.refresh()
+
+    def _look_for_sleepers(self, key: ModelKey) -> bool:
+        after, places = dormant_after(self.catalogue[key].overrides), set(self._assignment.get(key, []))
+        return self._dormancy.look(key, after, places, self.ready(key))
 
     def refresh(self) -> None:
         """Assigns anew."""
         machines = {member.address: member.machine for member in self._members}
         shunned = self._failures.take_due()
-        demands = {key: Demand(spec.path, spec.replicas, spec.overrides) for key, spec in self._models.items()}
+        published = {key: self.catalogue[key] for key in self.catalogue}
+        demands = {key: Demand(spec.path, spec.replicas, spec.overrides) for key, spec in published.items()}
         holdings = self._holdings(shunned)
         if self._settled_at is not None:
             held = Counter(holding.key for holding in holdings)
@@ -318,7 +254,7 @@ class Cell:
     def _adopt(self, member: Member) -> None:
         """What a machine brings along stays its own, as far as it is still wanted."""
         for key, held in member.held.items():
-            if key in self._models and member.address not in self._assignment.get(key, []):
+            if key in self.catalogue and member.address not in self._assignment.get(key, []):
                 self._assignment.setdefault(key, []).extend([member.address] * len(held.replicas))
 
     def _release(self, member: Member) -> None:
@@ -327,6 +263,9 @@ class Cell:
                 holders.discard(member.address)
             if not holders:
                 del self._releasing[key]
+
+    def _holders(self, key: ModelKey) -> list[Member]:
+        return [member for member in self._members if key in member.held]
 
     def _routes(self, key: ModelKey) -> list[Route]:
         return [
@@ -338,15 +277,4 @@ class Cell:
     def _warning(self, spec: Published) -> str:
         if any(spec.path in member.machine.paths for member in self._members):
             return ""
-        return f"no server of this cell can serve {spec.path}"
-
-    def _find(self, full: str) -> tuple[ModelKey, Published]:
-        key = self.key(full)
-        if key not in self._models:
-            raise not_found(f"model {key} not found")
-        return key, self._models[key]
-
-    def _store(self, models: dict[ModelKey, Published]) -> None:
-        state = State(models={str(key): spec for key, spec in sorted(models.items())})
-        self._state.write(STATE, msgspec.json.format(msgspec.json.encode(state)))
-        self._models = models
+        return f"no server of this cell can serve {spec.path} yet"

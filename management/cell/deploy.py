@@ -61,6 +61,7 @@ def _write(servable: Servable, key: str, name: str, order: Order, target: Path, 
         "checkpoint": checkpoint,
         "asked": order.checkpoint,
         "overrides": order.overrides,
+        "dormant_after": overrides.dormant_after(order.overrides),
         "revision": order.revision,
         "attempt": order.attempt,
     }

@@ -12,6 +12,7 @@ from ..workers import State
 from . import names
 from .agent import Agent
 from .api import Api, Payload
+from .catalogue import Change
 from .cell import Cell
 from .errors import SaxError
 from .host import ControlHost, refused
@@ -87,7 +88,7 @@ def mirror(cell: Cell, agent: Agent, host: ControlHost) -> None:
         if key not in actual:
             cell.unpublish(key)
         elif actual[key].replicas != order.replicas:
-            cell.update(key, replicas=actual[key].replicas)
+            cell.update(key, Change(replicas=actual[key].replicas))
 
 
 async def remove(control: ControlPlane, name: str) -> None:

@@ -6,6 +6,7 @@ before it becomes the default, and the old one's finish what they have. Not for:
 
 import asyncio
 import shutil
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..serving import Registration
 from ..workers import State
 from .deploy import deploy
 from .errors import SaxError
-from .messages import Order, ReplicaReport, Route, Status
+from .messages import Order, ReplicaReport, Route, Status, Traffic
 from .names import parse_model
 from .servables import Servables
 
@@ -40,7 +41,8 @@ def refused() -> Iterator[None]:
 
 
 class ControlHost:
-    """`gate`: the TCP address at which other machines reach our workers; empty when they do not."""
+    """`gate`: the TCP address at which other machines reach our workers; empty when they do not. `counts`: requests that
+    arrived and were refused, by registered name."""
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class ControlHost:
         cell: str,
         gate: str = "",
         take: Callable[[dict[str, ModelRoute]], None] = lambda routes: None,
+        counts: Callable[[], dict[str, tuple[int, int]]] = dict,
     ) -> None:
         self._control = control
         self._servables = servables
@@ -57,6 +60,8 @@ class ControlHost:
         self._cell = cell
         self._gate = gate
         self._take = take
+        self._counts = counts
+        self._woken: Counter[str] = Counter()  # requests that found everybody asleep
 
     async def load(self, key: str, order: Order) -> None:
         await self._register(key, order)
@@ -112,6 +117,27 @@ class ControlHost:
                 fields = machines[0].route | {"name": self._name(key), "replicas": msgspec.to_builtins(replicas)}
                 found[self._name(key)] = msgspec.convert(fields, ModelRoute)
         self._take(found)
+
+    def woken(self, name: str) -> bool:
+        """A request waits for `name`. True when it is one of ours: then the admin decides."""
+        ours = any(key == name for key in self._sleepers().values())
+        self._woken[name] += ours
+        return ours
+
+    def traffic(self) -> dict[str, Traffic]:
+        sleepers = self._sleepers()
+        counts = self._counts() if sleepers else {}
+        return {
+            key: Traffic(arrived=arrived, rejected=rejected + self._woken[name])
+            for key, name in sleepers.items()
+            for arrived, rejected in (counts.get(name, (0, 0)),)
+        }
+
+    def _sleepers(self) -> dict[str, str]:
+        """Models of the cell that may sleep, by key: the names they have here."""
+        sections = [pool.archive.config.raw.get("sax") for pool in self._control.pools.values()]
+        keys = {str(of["key"]) for of in sections if isinstance(of, dict) and of.get("dormant_after") and "key" in of}
+        return {key: self._name(key) for key in keys}
 
     def held(self) -> dict[str, Order]:
         """What the registry brought back after a restart, as the orders that made it."""

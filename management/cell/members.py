@@ -42,7 +42,9 @@ class Member:
         held = self.held[key]
         if self.loaded(key):
             return "LOADED"
-        return "FAILED" if held.reason else "LOADING"
+        if held.reason:
+            return "FAILED"
+        return "LOADING" if held.replicas else "DORMANT"
 
     def status(self, now: float) -> ServerStatus:
         models = {str(key): self.model_status(key) for key in sorted(self.held)}

@@ -43,6 +43,13 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     route: dict[str, object] = {}  # what a queue elsewhere must know: batch size, timeouts, capabilities
 
 
+class Traffic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a machine's clients have asked of a model since its server started."""
+
+    arrived: int = 0
+    rejected: int = 0  # for want of a replica that is awake, or of room in a queue
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """POST /cell/join, every few seconds."""
 
@@ -50,6 +57,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instance: str  # one run of the machine's server
     machine: Machine
     models: dict[str, Held] = {}
+    traffic: dict[str, Traffic] = {}  # of models that may sleep
     seen: str = ""  # a digest of the newest orders: the admin answers when they differ, or after a while
 
 
@@ -99,7 +107,7 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     machine: Machine
     lag_seconds: float
-    models: dict[str, str]  # model → "LOADED", …
+    models: dict[str, str]  # model → "LOADED", "LOADING", "FAILED", "DORMANT"
 
 
 class WatchAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

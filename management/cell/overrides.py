@@ -2,7 +2,7 @@
 
 Reading them is lenient as Sax is (an unknown key or a value that is no JSON is ignored with a warning), types are not: a
 value of another type fails the load, but for an int where a float stands. `strict=true` refuses the unknown as well.
-`ram`, `ramN` (bytes per core) and `constraints` (tags) are the assigner's.
+`ram`, `ramN` (bytes per core), `constraints` (tags) and `exclusive` are the assigner's, `dormant_after` (seconds) is the admin's.
 """
 
 import json
@@ -16,7 +16,7 @@ from .errors import invalid
 logger = logging.getLogger(__name__)
 
 _RAM = re.compile(r"ram(\d*)", re.A)
-SWITCHES = frozenset({"strict", "constraints", "exclusive"})
+SWITCHES = frozenset({"strict", "constraints", "exclusive", "dormant_after"})
 
 
 def parse(given: object) -> dict[str, str]:
@@ -48,6 +48,12 @@ def constraints(overrides: Mapping[str, str]) -> list[str] | None:
     """Tags a server must have, all of them; None: none are asked for."""
     given = overrides.get("constraints")
     return None if given is None else given.split(",")
+
+
+def dormant_after(overrides: Mapping[str, str]) -> float | None:
+    """Seconds without a request after which replicas sleep; None, or no number: never."""
+    given = overrides.get("dormant_after", "")
+    return float(given) if re.fullmatch(r"\d+(\.\d+)?", given, re.A) else None
 
 
 def merge(defaults: Mapping[str, Any], overrides: Mapping[str, str], *, path: str = "servable") -> dict[str, Any]:

@@ -45,7 +45,8 @@ def _servers(servers: list[ServerStatus], title: str = "Servers") -> str:
     for server in servers:
         models = ", ".join(f"{model}: {status}" for model, status in server.models.items()) or "Idle"
         machine = server.machine
-        rows.append([server.address, machine.chip, machine.topology, f"{server.lag_seconds:.3f}", models, "Active"])
+        state = "Dormant" if set(server.models.values()) == {"DORMANT"} else "Active"
+        rows.append([server.address, machine.chip, machine.topology, f"{server.lag_seconds:.3f}", models, state])
     return _table(title, ["Addr", "Chip", "Topo", "Lag (s)", "ModelStatus", "ServerStatus"], rows, link="/server/")
 
 

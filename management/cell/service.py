@@ -18,6 +18,7 @@ import psutil
 
 from ..control import ControlPlane
 from ..errors import StartError
+from ..metrics import requests_by_model
 from ..routing import ModelRoute
 from .admin import SETTLE_SECONDS, TICK_SECONDS
 from .agent import Agent, exchange_with
@@ -129,10 +130,21 @@ class CellService:
             return await (own.call("join", payload) if own else ask_admin(self._root, "join", payload, EXCHANGE_SECONDS))
 
         bare = parse_cell(self._options.cell)
-        host = ControlHost(self._control, self._servables, self._folder, bare, gate, self._take_routes)
+        host = ControlHost(
+            self._control, self._servables, self._folder, bare, gate, self._take_routes,
+            lambda: requests_by_model(self._runtime / "metrics"),
+        )  # fmt: skip
         agent = Agent(self._address, self._machine, host, exchange_with(ask))
         agent.adopt(host.held())
         self._control.observers.append(agent.changed.ring)
+
+        def woken(name: str) -> bool:
+            ours = host.woken(name)
+            if ours:
+                agent.changed.ring()
+            return ours
+
+        self._control.woken_by_cell = woken
         return host, agent
 
     def _machine(self) -> Machine:

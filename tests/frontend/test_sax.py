@@ -26,7 +26,7 @@ def test_a_model_is_published_listed_updated_and_unpublished(run):
         }
         assert await sax.ask("GET", "/listcell", {"model": "/sax/test/m"}) == (200, listed)
         assert (await sax.ask("PUT", "/update", SPEC | {"checkpoint": "/c/2"}))[0] == 200
-        assert sax.cell.spec("/sax/test/m").checkpoint == "/c/2"
+        assert sax.cell.status("/sax/test/m").checkpoint == "/c/2"
         assert await sax.ask("POST", "/unpublish", {"model": "/sax/test/m"}) == (200, {"model": "/sax/test/m"})
         assert (await sax.ask("POST", "/generate", {"model": "/sax/test/m", "query": "x"}))[0] == 404
 
@@ -63,10 +63,10 @@ def test_where_tokens_are_in_use_publishing_needs_an_acl(run, runtime):
         assert (await sax.ask("POST", "/publish", SPEC))[0] == 401
         status, body = await sax.ask("POST", "/publish", SPEC, Authorization="Bearer secret")
         assert status == 403 and body["detail"].startswith("permission error")
-        sax.cell.admin_acl = "acl/all"
+        sax.cell.catalogue.admin_acl = "acl/all"
         assert (await sax.ask("POST", "/publish", SPEC, Authorization="Bearer secret"))[0] == 200
         member = f"Bearer {wire.member_token(b'key')}"
-        sax.cell.admin_acl = ""
+        sax.cell.catalogue.admin_acl = ""
         assert (await sax.ask("POST", "/unpublish", {"model": "/sax/test/m"}, Authorization=member))[0] == 200
         assert (await sax.ask("GET", "/"))[0] == 200
         status, body = await sax.ask("POST", "/cell/list", {})

@@ -8,6 +8,7 @@ import pytest
 
 from flambeau.frontend.gate import InferenceKey
 from flambeau.management.cell import wire
+from flambeau.management.cell.catalogue import Change
 from flambeau.management.cell.root import CellRoot
 
 from .conftest import until, write_keys
@@ -69,7 +70,7 @@ def test_a_method_s_acl_is_obeyed_where_tokens_are_in_use(run, runtime, acl, inf
     async def scenario(sax):
         sax.plane.publish(await sax.plane.worker(), model_yaml=served())
         sax.cell.publish(M, "a.B", "None", 1, {})
-        sax.cell.update(M, acls={"custom": acl})
+        sax.cell.update(M, Change(acls={"custom": acl}))
 
         status, body = await sax.ask("POST", "/run", custom(), Authorization="Bearer secret")
         by_member = await sax.ask("POST", "/run", custom(), Authorization=f"Bearer {wire.member_token(b'key')}")

@@ -80,6 +80,32 @@ def test_a_cell_survives_the_death_of_a_machine_and_of_its_admin(shell, monkeypa
     assert load.failed == 0, load.texts
 
 
+def test_a_standby_takes_over_from_a_dead_admin_and_watchers_go_on(shell, monkeypatch):
+    cell = Machines(shell, monkeypatch)
+    until(lambda: "is served by" in shell.said("admin.log"), told=cell.told)
+    shell.start("flambeau", "admin", "--sax_cell=/sax/test", f"--port={free_port()}", log="standby.log")
+    until(lambda: "standing by" in shell.said("standby.log"), told=cell.told)
+    address = cell.start()
+    sax.Publish(MODEL, GEMMA, "None", 1, {"ENGINE": '"mock"'})
+    sax.WaitForReady(MODEL, 1)
+    watching = shell.start("saxutil", "watch", MODEL, log="watch.log")
+    until(lambda: shell.said("watch.log") == f"+ {address}\n", told=cell.told)
+
+    cell.admin.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    until(lambda: "is served by" in shell.said("standby.log"), 10, cell.told)
+    until(lambda: cell.addresses() == [address], 10, cell.told)
+    print(f"\nthe standby has the cell and its server {time.monotonic() - killed:.1f} s after the admin's death")
+    until(lambda: shell.said("watch.log") == f"+ {address}\nReset\n+ {address}\n", told=cell.told)
+    sax.Update(MODEL, GEMMA, "None", 2)
+    sax.WaitForReady(MODEL, 2)
+
+    sax.Unpublish(MODEL)
+
+    assert watching.wait(20) == 1
+    assert f"Reset\nNotFound: model {MODEL} not found" in shell.said("watch.log")
+
+
 def test_a_machine_with_another_key_does_not_join(shell, monkeypatch):
     cell = Machines(shell, monkeypatch)
     root, wrong = shell.folder / "root" / "sax" / "test", shell.folder / "wrong" / "sax" / "test"

@@ -85,3 +85,18 @@ def test_a_handler_is_told_its_checkpoint_and_a_failed_load_is_told_to_all(serve
     requests.post(server.sax + "/publish", json=spec)
     until(lambda: "no such weights" in requests.get(server.sax + "/model/sax/test/broken").text, told=server.said)
     assert replicas(server, "/sax/test/broken") == (1, 0)
+
+
+def test_a_model_that_nobody_asks_sleeps_and_is_woken_by_the_next_request(server):
+    server.archive("archive")
+    requests.post(server.sax + "/publish", json=ECHO | {"overrides": {"dormant_after": "1"}})
+    assert server.client.predict("echo", b"awake") == b"awake"
+
+    until(lambda: replicas(server) == (1, 0) and server.workers("echo") == [], told=server.said)
+    assert "/sax/test/echo: DORMANT" in requests.get(server.sax + "/status").text
+
+    assert server.client.predict("echo", b"good morning") == b"good morning"
+    assert replicas(server) == (1, 1)
+    until(lambda: replicas(server) == (1, 0), told=server.said)
+    asked = {"model": "/sax/test/echo", "method": "custom", "data": "aGk="}
+    assert requests.post(server.sax + "/run", json=asked).json() == {"data": "aGk="}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flambeau.sax import flags, saxutil, tables
+from flambeau.sax import calls, flags, saxutil, tables
 from flambeau.sax.calls import Deadline, Ring, SaxError
 from flambeau.sax.flags import Flag, UsageError
 
@@ -69,7 +69,8 @@ def test_durations_are_go_s():
     (["publish", "/sax/t/m", "p", "c", "many"], 2),
     (["publish", "/sax/t/m", "p", "c", "1", "noequals"], 2), (["publish", "bad", "p", "c", "1"], 1), (["ls", "/sax/UP"], 1),
     (["update", "/sax/t/m"], 1), (["lm.generate", "-stream", "-terse", "/sax/t/m", "x"], 1),
-    (["vm.classify", "/sax/t/m", "/no/such/file"], 1), (["lm.generate", "-extra", "a:b:c", "/sax/t/m", "x"], 1),
+    (["vm.classify", "/sax/t/m", "/no/such/file"], 1), (["ls", "/elsewhere"], 1),
+    (["lm.generate", "-n", "-1", "/sax/t/m", "x"], 1), (["lm.generate", "-extra", "a:b:c", "/sax/t/m", "x"], 1),
 ])  # fmt: skip
 def test_exit_status_and_streams_are_sax_s(capsys, tmp_path, words, status):
     root = ["-sax_root", str(tmp_path)] if words and not words[0].startswith("-") else []
@@ -101,3 +102,12 @@ def test_retries_end_with_the_deadline_and_tell_the_last_cause():
 
     with pytest.raises(SaxError, match="context deadline exceeded: nobody there"):
         wait_for_ever(deadline)
+
+
+def test_who_waits_long_is_told_once_what_for(monkeypatch, caplog):
+    monkeypatch.setattr(calls, "TELL_SECONDS", 0)
+
+    with pytest.raises(SaxError):
+        wait_for_ever(Deadline(0.05))
+
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == ["nobody there"]

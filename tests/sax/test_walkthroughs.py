@@ -123,6 +123,11 @@ def test_saxml_with_admin_server_model_server_and_saxutil(shell, monkeypatch):
     model.GenerateStream("hello", lambda last, items: heard.append((last, items)), options)
     assert isinstance(text, str) and isinstance(score, float) and heard[-1] == (True, [])
 
+    shell.run("saxutil", "publish", "/sax/test/broken", GEMMA, "/no/such/checkpoint", "1")
+    why = "Loading error"
+    until(lambda: why in shell.run("saxutil", "-sax_timeout=1s", "lm.generate", "/sax/test/broken", "x", status=1))
+    shell.run("saxutil", "unpublish", "/sax/test/broken")
+
     shell.run("saxutil", "unpublish", lm)
     assert "not found" in shell.run("saxutil", "ls", lm, status=1)
     shell.run("saxutil", "create", "/sax/other", f"{root}/fs", "acl/all")

@@ -60,6 +60,9 @@ class PretendHost:
     def route(self, key):
         return {}
 
+    def traffic(self):
+        return {}
+
     def take_routes(self, routes):
         self.routes = routes
 

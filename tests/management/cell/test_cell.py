@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flambeau.management.cell.catalogue import Change
 from flambeau.management.cell.cell import Cell
 from flambeau.management.cell.errors import SaxError
 from flambeau.management.cell.machines import Machine
@@ -84,9 +85,8 @@ def test_what_may_be_published_is_as_in_sax(world, row):
         world.cell.publish(row["model_id"], row["model_path"], row["checkpoint"], row["replicas"], {})
         if "acl" in row["desc"]:
             acl = row["desc"].partition("=")[2]
-            world.cell.update(
-                row["model_id"], **({"admin_acl": acl} if "admin" in row["desc"] else {"acls": {"lm.generate": acl}})
-            )
+            change = Change(admin_acl=acl) if "admin" in row["desc"] else Change(acls={"lm.generate": acl})
+            world.cell.update(row["model_id"], change)
 
     if row["ok"] or row["desc"].endswith("acl/all"):
         publish()
@@ -218,13 +218,13 @@ def test_an_update_reloads_only_when_it_changes_what_is_loaded(world):
     world.publish()
     world.report("m1")
 
-    same = world.cell.update(LM, checkpoint="None", replicas=2)
-    other = world.cell.update(LM, checkpoint="/c/2")
+    same = world.cell.update(LM, Change(checkpoint="None", replicas=2))
+    other = world.cell.update(LM, Change(checkpoint="/c/2"))
 
     assert (same.revision, other.revision) == (1, 2)
     assert world.cell.orders("m1").models[LM].revision == 2
     with pytest.raises(SaxError, match="model path can't be changed"):
-        world.cell.update(LM, path="x.Y")
+        world.cell.update(LM, Change(path="x.Y"))
 
 
 def test_a_name_is_free_when_nobody_holds_it_any_more(world):
@@ -312,9 +312,9 @@ def test_only_roles_in_the_acl_may_change_a_model(world):
     world.cell.publish(LM, PATH, "None", 0, {}, role="admin")
 
     with pytest.raises(SaxError, match="permission error"):
-        world.cell.update(LM, replicas=1, role="inference")
-    world.cell.update(LM, admin_acl="acl/all", role="admin")
-    world.cell.update(LM, replicas=1, role="inference")
+        world.cell.update(LM, Change(replicas=1), role="inference")
+    world.cell.update(LM, Change(admin_acl="acl/all"), role="admin")
+    world.cell.update(LM, Change(replicas=1), role="inference")
 
 
 def test_a_publish_is_on_the_disk_before_it_returns(world):

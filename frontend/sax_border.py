@@ -14,7 +14,7 @@ import msgspec
 from ..management.cell import wire
 from ..management.cell.errors import CODES, SaxError
 from .dial import KEY_FILE
-from .errors import QueueFull, RequestError, status_of
+from .errors import QueueFull, RequestError, WorkerDied, status_of
 from .gate import Gate
 from .options import FrontendOptions
 from .web import Request
@@ -68,5 +68,7 @@ def as_sax(error: RequestError) -> SaxError:
     """Our errors in Sax's words."""
     if isinstance(error, QueueFull):
         return SaxError("ResourceExhausted", f"Too many requests: {error}")
+    if isinstance(error, WorkerDied):
+        return SaxError("Unavailable", str(error))  # which clients try again, elsewhere
     status = status_of(error)
     return SaxError({405: "Unimplemented", 413: "InvalidArgument"}.get(status, CODES.get(status, "Internal")), str(error))

@@ -83,6 +83,17 @@ def test_a_method_s_acl_is_obeyed_where_tokens_are_in_use(run, runtime, acl, inf
     on_sax(run, scenario, token_authorization=True)
 
 
+def test_a_worker_s_death_is_unavailable_which_clients_try_again(run):
+    async def scenario(sax):
+        sax.plane.publish(await sax.plane.worker(), model_yaml=served())
+
+        status, body = await sax.ask("POST", "/run", custom(b'{"do": "die"}'))
+
+        assert (status, body["type"]) == (503, "Unavailable")
+
+    on_sax(run, scenario)
+
+
 class Elsewhere:
     """The verbs of a cell whose one model is served at `address`."""
 

@@ -12,12 +12,30 @@ from .management.serve_commands import COMMANDS as ONE_MODEL
 from .management.trial import try_
 from .optimizer.cli import optimizer, simulate
 
+ROOMS: dict[str, tuple[click.Command, ...]] = {
+    "A server of models": COMMANDS,
+    "One model": (*ONE_MODEL, try_),
+    "A cell of machines": CELL_COMMANDS,
+    "How many workers": (profile, optimizer, simulate, control),
+    "In front of it": (proxy,),
+}
 
-@click.group()
+
+class Rooms(click.Group):
+    """`--help` lists the commands room by room, each with its whole first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in ROOMS.items():
+            with formatter.section(title):
+                formatter.write_dl([(command.name or "", command.get_short_help_str(limit=200)) for command in commands])
+
+
+@click.group(cls=Rooms)
 @click.version_option(__version__)
 def main() -> None:
     """Serve PyTorch models."""
 
 
-for command in (*COMMANDS, *CELL_COMMANDS, *ONE_MODEL, control, optimizer, profile, proxy, simulate, try_):
-    main.add_command(command)
+for commands in ROOMS.values():
+    for command in commands:
+        main.add_command(command)

@@ -140,6 +140,8 @@ def models(model: str | None, as_json: bool, management: str | None) -> None:
     if as_json or model:
         click.echo(json.dumps(found, indent=2))
         return
+    if not found:
+        click.echo("no models are registered", err=True)
     for version in found:
         ready = sum(worker["status"] == "READY" for worker in version["workers"])
         trouble = f"  {version['lastError']}" if version.get("lastError") else ""

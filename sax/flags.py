@@ -9,6 +9,10 @@ class UsageError(Exception):
     """Exit status 2, with the usage."""
 
 
+class HelpAsked(Exception):
+    """-h or -help, in place of a flag: the usage is the answer."""
+
+
 @dataclass(frozen=True)
 class Flag:
     name: str
@@ -25,6 +29,8 @@ def parse(given: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], li
         if word == "--":
             break
         name, equals, text = word.lstrip("-").partition("=")
+        if name not in known and name in ("h", "help"):
+            raise HelpAsked
         if name not in known:
             raise UsageError(f"flag provided but not defined: -{name}")
         if not equals and isinstance(known[name].default, bool):

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from ..management.cell.errors import SaxError
 from .commands import CELL_COMMANDS, Call, Command
-from .flags import Flag, UsageError, parse, seconds
+from .flags import Flag, HelpAsked, UsageError, parse, seconds
 from .methods import METHOD_COMMANDS
 
 GLOBAL = (
@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         flags, rest = parse(given, GLOBAL)
         timeout = seconds(flags["sax_timeout"])
+    except HelpAsked:
+        overview(sys.stdout)
+        return 0
     except UsageError as error:
         print(error, file=sys.stderr)
         overview(sys.stderr)
@@ -56,6 +59,9 @@ def run(command: Command, words: list[str], root: str | None, timeout: float) ->
         if not command.least <= len(args) <= command.most:
             raise UsageError(command.complaint)
         command.run(Call(flags, args, root, timeout))
+    except HelpAsked:
+        usage(command, sys.stdout)
+        return 0
     except UsageError as error:
         print(error, file=sys.stderr)
         usage(command, sys.stderr)

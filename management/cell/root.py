@@ -42,6 +42,10 @@ class LocalFolder:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
+        except PermissionError:
+            raise SaxError(
+                "PermissionDenied", f"{self.path / name} is not for this user: who reads it is a member"
+            ) from None
 
     def write(self, name: str, content: bytes) -> None:
         next_ = self.path / f"{name}.next"
@@ -158,10 +162,7 @@ class CellRoot:
 
     def key(self) -> bytes:
         self._must_exist()
-        try:
-            content = self._folder.read("key")
-        except PermissionError:
-            raise SaxError("PermissionDenied", f"{self.name}: only members may read its key") from None
+        content = self._folder.read("key")
         if not content:
             raise SaxError("FailedPrecondition", f"{self.name} has no key: run flambeau admin-config")
         return content.strip()

@@ -1,5 +1,7 @@
 """The shared root: layout, lock, and what is said when something is not there."""
 
+from pathlib import Path
+
 import pytest
 
 from flambeau.management.cell.errors import SaxError
@@ -74,3 +76,15 @@ def test_an_unknown_scheme_is_refused_clearly():
 def test_a_debugged_process_says_loopback():
     assert own_address({"SAX_DEBUG_IPADDR": "1"}) == "127.0.0.1"
     assert own_address({}).count(".") == 3
+
+
+def test_who_may_not_read_the_key_is_told_so(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+    for read in (root.key, root.location, root.config):
+        with pytest.raises(SaxError, match="who reads it is a member") as refused:
+            read()
+        assert refused.value.code == "PermissionDenied"

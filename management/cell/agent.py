@@ -40,6 +40,9 @@ class Host(Protocol):
     def traffic(self) -> dict[str, Traffic]:
         """Of models that may sleep: what has been asked of them here."""
 
+    def woken(self, name: str) -> bool:
+        """A request waits for a registered model that has no worker. True when it is the cell's."""
+
     def take_routes(self, routes: dict[str, list[Route]]) -> None:
         """Where the cell's other machines have loaded replicas."""
 
@@ -87,6 +90,12 @@ class Agent:
             address=self.address, instance=self._instance, machine=self._machine(), models=models, seen=self._seen,
             traffic=self._host.traffic(),
         )  # fmt: skip
+
+    def woken(self, name: str) -> bool:
+        """True when the admin sees to it; it is told at once."""
+        if ours := self._host.woken(name):
+            self.changed.ring()
+        return ours
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -119,7 +119,6 @@ class ControlHost:
         self._take(found)
 
     def woken(self, name: str) -> bool:
-        """A request waits for `name`. True when it is one of ours: then the admin decides."""
         ours = any(key == name for key in self._sleepers().values())
         self._woken[name] += ours
         return ours

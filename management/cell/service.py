@@ -137,14 +137,7 @@ class CellService:
         agent = Agent(self._address, self._machine, host, exchange_with(ask))
         agent.adopt(host.held())
         self._control.observers.append(agent.changed.ring)
-
-        def woken(name: str) -> bool:
-            ours = host.woken(name)
-            if ours:
-                agent.changed.ring()
-            return ours
-
-        self._control.woken_by_cell = woken
+        self._control.woken_by_cell = agent.woken
         return host, agent
 
     def _machine(self) -> Machine:

@@ -63,6 +63,9 @@ class PretendHost:
     def traffic(self):
         return {}
 
+    def woken(self, name):
+        return False
+
     def take_routes(self, routes):
         self.routes = routes
 
@@ -113,7 +116,7 @@ class World:
         return self.cell.status(LM).active_replicas
 
 
-async def until(true, seconds=5):
+async def until(true, seconds=20):
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.01)

@@ -7,6 +7,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -17,16 +18,19 @@ CORRECTION_STEP = 0.2  # how much of a new observation is believed
 DOUBTFUL = 0.03  # lines which are known less well than this are not to be trusted
 
 
+Time = Annotated[float, msgspec.Meta(ge=0)]
+
+
 class Performance(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Milliseconds: a decode step alpha + beta·n, a prefill gamma + delta·tokens·n. R² says how straight the lines were."""
 
     model: str
     accelerator: str
-    max_batch: int
-    alpha: float = 0.0
-    beta: float = 0.0
-    gamma: float = 0.0
-    delta: float = 0.0
+    max_batch: Annotated[int, msgspec.Meta(ge=1)]
+    alpha: Time = 0.0
+    beta: Time = 0.0
+    gamma: Time = 0.0
+    delta: Time = 0.0
     decode_r_squared: float | None = None
     prefill_r_squared: float | None = None
     margins: dict[str, float] = {}  # half the 95 % interval of each parameter

@@ -137,6 +137,8 @@ class Policy:
             free.subtract(decision.after)
         kept = []
         for decision, model in zip(decisions, models, strict=True):
+            if short := _short_of(solution, model):
+                decision = self._best_effort(decision, short, model, solution, free)
             held = self._held(decision, model, solution, now)
             more = Counter(held)
             more.subtract(decision.after)
@@ -145,6 +147,28 @@ class Policy:
                 decision = replace(decision, after=held, reason=f"{_told(decision.after)} would do; held back")
             kept.append(decision)
         return kept
+
+    def _best_effort(
+        self, decision: Decision, needed: int, model: Served, solution: Solution, free: Counter[str]
+    ) -> Decision:
+        """At least what runs, and as much more as there is room for: who can't have enough must not lose what it has."""
+        found, present = solution.candidates.found[name_of(model.key)], without_zeros(model.workers)
+        room = Counter({where: free[where] + decision.after.get(where, 0) for where in found})
+        most = model.slo.max_workers or room.total()
+
+        def rate(workers: Counts) -> float:
+            return sum(found[where].replica_rate * count for where, count in workers.items())
+
+        fits = sum(present.values()) <= most and all(room[where] >= count for where, count in present.items())
+        given = Counter(present if fits and rate(present) > rate(decision.after) else decision.after)
+        demand = max(each.demand for each in found.values())
+        for where in sorted(found, key=lambda name: (self._cost({name: 1}) / found[name].replica_rate, name)):
+            while given[where] < room[where] and given.total() < most and rate(given) < demand:
+                given[where] += 1
+        free.subtract(given)
+        free.update(decision.after)
+        reason = f"best effort: {given.total()} of {needed} workers, capacity or max_workers is reached"
+        return replace(decision, after=without_zeros(given), reason=reason, predicted_itl_ms=None, predicted_ttft_ms=None)
 
     def _held(self, decision: Decision, model: Served, solution: Solution, now: float) -> dict[str, int]:
         """What runs, when it is enough and going down or elsewhere gains too little, or comes too soon; else smaller steps."""
@@ -177,8 +201,10 @@ def _needs_nothing(solution: Solution, name: str) -> bool:
     return any(each.is_null for each in solution.candidates.found[name].values())
 
 
+def _short_of(solution: Solution, model: Served) -> int:
+    """The workers a model would need, when it can't have them all; else 0."""
+    return max((part.short_of or 0 for part in solution.chosen.get(name_of(model.key), ())), default=0)
+
+
 def _reason(parts: list[Candidate]) -> str:
-    short = [part for part in parts if part.short_of is not None]
-    if short:
-        return f"best effort: {short[0].replicas} of {short[0].short_of} workers, capacity or max_workers is reached"
     return f"keeps its objectives at a cost of {sum(part.cost for part in parts):g}"

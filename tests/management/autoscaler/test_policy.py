@@ -176,3 +176,14 @@ def test_workers_stay_where_they_serve_as_well():
 
     assert decide(policy, 1, 0, {"fast": 1}).after == {"slow": 1}
     assert decide(near, 1, 0, {"fast": 1}).after == {"fast": 1}
+
+
+@pytest.mark.parametrize("present", [{}, {"slow": 2, "fast": 4}], ids=["from nothing", "from as many as may be"])
+def test_who_can_not_have_enough_gets_all_it_may_have_and_loses_nothing(present):
+    two = (Accelerator("fast", capacity=4, cost=3.0), Accelerator("slow", capacity=2, cost=1.0))
+    policy = Policy(AutoscalerConfig(two), book(where=("fast", "slow")))
+
+    decision = decide(policy, 1000, 0, present, slo=Slo(itl_ms=30, max_workers=6))
+
+    assert decision.after == {"slow": 2, "fast": 4}
+    assert "best effort: 6 of" in decision.reason

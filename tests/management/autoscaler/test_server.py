@@ -98,8 +98,14 @@ def test_the_autoscaler_is_paused_and_told_to_try_only(server):
     for path, body in (("/update", {"allocations": {"chat/1.0": {"numReplicas": "two"}}}), ("/update", [])):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             ask(server, "POST", path, body)
-    with pytest.raises(urllib.error.HTTPError, match="400"):
-        ask(server, "PUT", "/autoscaler", {"pause": True})
+    for method, path, body in (
+        ("PUT", "/autoscaler", {"pause": True}),
+        ("PUT", "/autoscaler", {"period_seconds": "soon"}),
+        ("POST", "/autoscaler/performance", KNOWN | {"alpha": -1}),
+        ("POST", "/autoscaler/performance", KNOWN | {"maxBatch": 0}),
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            ask(server, method, path, body)
 
 
 def test_a_profile_finds_the_planted_times_and_tells_the_autoscaler(server):

@@ -6,7 +6,11 @@
 Not for: streams and the OpenAI protocol, which other people's clients speak well.
 """
 
+import functools
+import http.client
 import json
+import socket
+import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -37,7 +41,7 @@ class Client:
     def ping(self) -> str:
         """ "Healthy", "Unhealthy"."""
         try:
-            return str(json.loads(self._call("GET", f"{self.inference}/ping"))["status"])
+            return str(json.loads(self._call("GET", self.inference, "/ping"))["status"])
         except ServerError as error:
             if error.status in (500, 503):
                 return "Unhealthy"
@@ -46,7 +50,7 @@ class Client:
     def predict(
         self, model: str, body: bytes, version: str | None = None, content_type: str = "application/octet-stream"
     ) -> bytes:
-        return self._call("POST", f"{self.inference}/predictions/{_path(model, version)}", body, content_type)
+        return self._call("POST", self.inference, f"/predictions/{_path(model, version)}", body, content_type)
 
     def register(self, url: str, **parameters: Any) -> str:
         """`parameters` as POST /models has them: model_name, initial_workers, batch_size, synchronous, …"""
@@ -83,20 +87,50 @@ class Client:
         return str(self._json(method, path)["status"])
 
     def _json(self, method: str, path: str) -> Any:
-        return json.loads(self._call(method, self.management + path))
+        return json.loads(self._call(method, self.management, path))
 
-    def _call(self, method: str, url: str, body: bytes | None = None, content_type: str = "application/json") -> bytes:
+    def _call(
+        self, method: str, address: str, path: str, body: bytes | None = None, content_type: str = "application/json"
+    ) -> bytes:
         headers = {"Content-Type": content_type} if body is not None else {}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        request = urllib.request.Request(url, body, headers, method=method)
+        by_socket = [_UnixSockets(address.removeprefix("unix:"))] if address.startswith("unix:") else []
+        opener = urllib.request.build_opener(*by_socket)
+        url = ("http://localhost" if by_socket else address) + path
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
+            request = urllib.request.Request(url, body, headers, method=method)
+            with opener.open(request, timeout=self.timeout_seconds) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
-        except urllib.error.URLError:
-            raise Unreachable(f"no server answers at {url.split('?')[0]}; `flambeau start` starts one") from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                why = f"{error.reason.verify_message}; SSL_CERT_FILE names a certificate to trust"
+                raise Unreachable(f"{address}: {why}") from None
+            raise Unreachable(f"no server answers at {address}; `flambeau start` starts one") from None
+
+
+class _UnixSockets(urllib.request.HTTPHandler):
+    """Every request goes to one socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(functools.partial(_UnixConnection, self._path), request)  # type: ignore[arg-type]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, host: str, **named: Any) -> None:
+        super().__init__(host, **named)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 def _refusal(error: urllib.error.HTTPError) -> ServerError:

@@ -271,7 +271,10 @@ def _convert(name: str, kind: type, text: str) -> Any:
 
 def _check(name: str, text: str, *, is_address: bool) -> None:
     if is_address:
-        addresses.parse(text)
+        try:
+            addresses.parse(text)
+        except SettingsError as error:
+            raise SettingsError(f"{name}={error}") from None
     if name in ("models", "model_snapshot"):
         try:
             json.loads(text)

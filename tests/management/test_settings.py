@@ -16,7 +16,7 @@ def write(tmp_path, text):
     pytest.param("job_queue_size=-1", "less than 0", id="a negative queue"),
     pytest.param("enable_grpc_ssl=perhaps", "not true or false", id="a word for a switch"),
     pytest.param("metrics_mode=loud", "not one of log, prometheus, legacy", id="an unknown choice"),
-    pytest.param("inference_address=8080", "not an address", id="a port for an address"),
+    pytest.param("inference_address=8080", "inference_address=8080: not an address", id="a port for an address"),
     pytest.param("models={", "not JSON", id="half a document"),
     pytest.param("allowed_urls=file://(", "no regular expression", id="a broken pattern"),
     pytest.param("model_store=$$NOT_THERE$$", "the environment has no NOT_THERE", id="an unset variable"),

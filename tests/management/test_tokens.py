@@ -146,11 +146,11 @@ def test_with_tokens_each_api_wants_its_own(live_server):
             by[kind].predict("echo", b"x")
     assert by["inference"].predict("echo", b"x") == b"x"
 
-    assert by["API"]._call("GET", f"{server.client.management}/token?type=inference") == b""
+    assert by["API"]._call("GET", server.client.management, "/token?type=inference") == b""
     new = json.loads((server.folder / "key_file.json").read_text())["inference"]["key"]
     assert new != key["inference"]
     assert Client(*urls, token=new).predict("echo", b"y") == b"y"
-    assert by["none"]._call("GET", f"{server.client.management}/api-description")
+    assert by["none"]._call("GET", server.client.management, "/api-description")
 
 
 def test_a_foreign_host_or_origin_is_refused(live_server):

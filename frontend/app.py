@@ -28,6 +28,7 @@ from .models import TICK_SECONDS, Models
 from .options import FrontendOptions
 from .predict import Target, predict, respond, respond_error
 from .proxy import to_control
+from .tally import tally_of
 from .web import Request, Route, Router, start_task
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,13 @@ class App:
         self.metrics = Metrics(Path(options.metrics_folder or runtime / "metrics"), loop.call_later, metrics_log)
         control = Control(runtime / "control.sock")
         self.models = Models(
-            runtime, self.metrics, control.stalled, control.wake, options.max_response_bytes, options.stream_buffer_bytes
+            runtime,
+            self.metrics,
+            control.stalled,
+            control.wake,
+            options.max_response_bytes,
+            options.stream_buffer_bytes,
+            tally_of(runtime, options),
         )
         self._gate = Gate(runtime, options)
         found = [route for routes in PROTOCOLS for route in routes(self.models, options)]

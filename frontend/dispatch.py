@@ -15,6 +15,7 @@ from .dial import Dialler
 from .errors import ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, WorkerDied
 from .link import Call, Link
 from .metrics import ModelMetrics
+from .tally import Count
 
 TELL_WITHIN_SECONDS = 0.3  # of a worker's death; so long we wait to hear how it died
 
@@ -23,7 +24,12 @@ class ModelQueue:
     """One version of one model. `route` is the newest that the control plane has published."""
 
     def __init__(
-        self, route: ModelRoute, metrics: ModelMetrics, on_stalled: Callable[[str], None], dialler: Dialler
+        self,
+        route: ModelRoute,
+        metrics: ModelMetrics,
+        on_stalled: Callable[[str], None],
+        dialler: Dialler,
+        count: Count | None = None,
     ) -> None:
         self.route = route
         self.by_sequence = False
@@ -33,6 +39,7 @@ class ModelQueue:
         self._links: dict[str, Link] = {}  # by worker; at most one each
         self._open: list[Link] = []  # those that may be sent requests
         self._orphans: list[tuple[Link, list[Call], float]] = []  # of workers that died
+        self._count = count  # what is under way in all HTTP processes; None: there is only this one
         self._removed = False
         self._limit = route.job_queue_size
         self._on_stalled = on_stalled
@@ -49,9 +56,12 @@ class ModelQueue:
         The requests of a `sequence` go to one worker, which orders them.
         """
         self.metrics.arrived += 1
-        if self.outstanding >= self._limit or not self._open:
-            self._refuse_or_wait()
+        full = (self.outstanding if self._count is None else self._count.total()) >= self._limit
+        if full or not self._open:
+            self._refuse_or_wait(full)
         self.outstanding += 1
+        if self._count is not None:
+            self._count.add(1)
         now = call.submitted = self._loop.time()
         if sequence is not None and self._open:
             self._worker_of(sequence).send(call, now)
@@ -76,12 +86,12 @@ class ModelQueue:
             return
         self._ended(1)
 
-    def _refuse_or_wait(self) -> None:
+    def _refuse_or_wait(self, full: bool) -> None:
         route = self.route
         if not self._open and not (route.replicas or route.wanted_workers or route.wake_on_request):
             self.metrics.rejected += 1
             raise NoWorker(route.name, None)
-        if self.outstanding >= self._limit:
+        if full:
             self.metrics.rejected += 1
             raise NoTicket(route.name) if route.use_job_ticket else QueueFull(route.name, route.job_queue_size)
 
@@ -99,6 +109,8 @@ class ModelQueue:
 
     def _ended(self, calls: int) -> None:
         self.outstanding -= calls
+        if self._count is not None:
+            self._count.add(-calls)
         self.metrics.pending(self.outstanding, len(self.waiting))
 
     # what links tell

@@ -18,6 +18,7 @@ from .dispatch import ModelQueue
 from .errors import ModelError, ModelNotFound, ModelVersionNotFound, RequestError, ResponseTooLarge, SlowReader, WorkerDied
 from .link import Call
 from .metrics import Metrics
+from .tally import Tally
 
 TICK_SECONDS = 0.1
 
@@ -33,6 +34,7 @@ class Models:
         wake: Callable[[str, str], None],
         max_response_bytes: int = 1 << 30,
         backlog_bytes: int = 1 << 20,
+        tally: Tally | None = None,
     ) -> None:
         self.table = Table()
         self.max_response_bytes = max_response_bytes
@@ -42,6 +44,7 @@ class Models:
         self._metrics = metrics
         self._stalled = stalled
         self._wake = wake
+        self._tally = tally
         self._queues: dict[tuple[str, str], ModelQueue] = {}
         self.refresh()
 
@@ -58,7 +61,8 @@ class Models:
             if (queue := self._queues.get(key)) is not None:
                 queue.update(route)
             else:
-                self._queues[key] = ModelQueue(route, self._metrics.model(*key), self._stalled, self._dialler)
+                count = self._tally.of(*key) if self._tally else None
+                self._queues[key] = ModelQueue(route, self._metrics.model(*key), self._stalled, self._dialler, count)
 
     def find(self, name: str, version: str | None = None) -> ModelQueue:
         """The version, or the default one; ModelNotFound or ModelVersionNotFound."""

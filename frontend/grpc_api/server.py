@@ -20,6 +20,7 @@ from ..metrics_log import MetricsLog
 from ..models import TICK_SECONDS, Models
 from ..options import ConnectionAge, FrontendOptions, read_options
 from ..server import die_with, metrics_folder, parent
+from ..tally import tally_of
 from .access import KeyCheck
 from .inference import PACKAGE as INFERENCE
 from .inference import Inference
@@ -52,7 +53,13 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
     log = MetricsLog(Path(options.metrics_log)) if options.metrics_log else None
     metrics = Metrics(metrics_folder(runtime, options), loop.call_later, log)
     models = Models(
-        runtime, metrics, control.stalled, control.wake, options.max_response_bytes, options.stream_buffer_bytes
+        runtime,
+        metrics,
+        control.stalled,
+        control.wake,
+        options.max_response_bytes,
+        options.stream_buffer_bytes,
+        tally_of(runtime, options),
     )
     checks = [KeyCheck(Gate(runtime, options))] if options.token_authorization else []
     servers = [

@@ -7,6 +7,7 @@ import socket
 import ssl
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -39,11 +40,15 @@ class Server:
         write_options(self.runtime, FrontendOptions(**options))
         self.worker = FakeWorker(self.runtime)
         await self.worker.start()
-        route = ModelRoute(name="m", version="1.0", replicas=[Replica("w1", self.worker.address)])
-        RouteWriter(self.runtime).publish(Table(models={"m": {"1.0": route}}, defaults={"m": "1.0"}))
+        self.routes = RouteWriter(self.runtime)
+        self.publish()
         self.master = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "flambeau.frontend.server", str(self.runtime), env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
+
+    def publish(self, **route: object) -> None:
+        made = ModelRoute(name="m", version="1.0", replicas=[Replica("w1", self.worker.address)], **route)
+        self.routes.publish(Table(models={"m": {"1.0": made}}, defaults={"m": "1.0"}))
 
     async def client(self) -> Client:
         deadline = time.monotonic() + 10
@@ -161,21 +166,60 @@ def test_metrics_of_all_processes_add_up(serve):
             assert (await (await server.client()).ask("/predictions/m", b"x")).status == 200
         await (await server.client()).ask("/nothing")
 
-        def value(name: str) -> float:
-            samples = [
-                s
-                for metric in MultiProcessCollector(None, str(server.runtime / "metrics")).collect()
-                for s in metric.samples
-            ]
-            return sum(sample.value for sample in samples if sample.name == name)
+        def numbers() -> dict[str, float]:
+            found = Counter()
+            for metric in MultiProcessCollector(None, str(server.runtime / "metrics")).collect():
+                for sample in metric.samples:
+                    found[sample.name] += sample.value
+            return {name: found[name] for name in expected}
 
-        await until(lambda: value("ts_inference_requests_total") == 10)
-        await until(lambda: value("Requests4XX") == 1)
-        assert value("Requests2XX") == 10
-        assert value("flambeau_request_seconds_count") == 10
-        assert value("flambeau_requests_in_flight") == 0
+        expected = {
+            "ts_inference_requests_total": 10,
+            "Requests2XX": 10,
+            "Requests4XX": 1,
+            "flambeau_request_seconds_count": 10,
+            "flambeau_requests_in_flight": 0,
+        }
+        await until(lambda: numbers() == expected, seconds=20)
 
     serve(scenario, processes=2)
+
+
+def test_the_queue_is_the_servers_not_each_processs(serve):
+    """Both have clients: of one request that runs, five that may wait and three more, three are refused."""
+
+    async def scenario(server):
+        await until(lambda: len(server.processes()) == 2)
+        server.publish(job_queue_size=5)
+        one, other = server.processes()
+        clients = await connected_to(server, one, 5, but_not=other) + await connected_to(server, other, 4, but_not=one)
+        for client in clients:
+            client.send("/predictions/m", b'{"do": "hold"}')
+            await until(lambda: server.worker.held)
+        answers = [asyncio.create_task(client.answer()) for client in clients]
+
+        await until(lambda: sum(task.done() for task in answers) >= 3)
+        refused, waiting = await asyncio.wait(answers, timeout=0.1)
+
+        assert [task.result().status for task in refused] == [503] * 3
+        while waiting:
+            server.worker.release()
+            _, waiting = await asyncio.wait(waiting, timeout=0.05)
+        assert sum(task.result().status == 200 for task in answers) == 6
+
+    serve(scenario, processes=2)
+
+
+async def connected_to(server, process, count, *, but_not):
+    """Clients that this process has accepted, since the other one could not."""
+    but_not.suspend()
+    try:
+        clients = [await server.client() for _ in range(count)]
+        for client in clients:
+            await client.ask("/ping", method="GET")
+    finally:
+        but_not.resume()
+    return clients
 
 
 def test_https_and_unix_sockets_are_served(serve, runtime, certificate):

@@ -326,7 +326,7 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes | memoryview) -> None:
         if self._unsent:
             self._flush()
-        self._transport.write(data)
+        self._send(data)
 
     def write_soon(self, *pieces: bytes | memoryview) -> None:
         """What one turn of the event loop brings shares a system call."""
@@ -337,7 +337,12 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         pieces, self._unsent = self._unsent, []
         if pieces:
-            self._transport.write(b"".join(pieces))
+            self._send(b"".join(pieces))
+
+    def _send(self, data: bytes | memoryview) -> None:
+        """To a client that has left nothing is sent, though `connection_lost` may not have told us yet."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def unsent(self) -> int:
         return self._transport.get_write_buffer_size()

@@ -192,3 +192,24 @@ def test_a_request_that_came_as_the_server_goes_down_is_answered(run):
         assert b"\r\nconnection: close\r\n" in answer.lower()
 
     run(scenario)
+
+
+def test_a_client_that_was_cut_off_is_sent_nothing_more(run):
+    async def scenario(plane):
+        failures = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        await plane.client()
+        await until(lambda: plane.app.connections)
+        (connection,) = plane.app.connections
+
+        connection.abort()
+        await until(lambda: connection._transport.is_closing() and not plane.app.connections)
+        await asyncio.sleep(0.01)
+
+        connection.write_soon(b"a piece")
+        await asyncio.sleep(0)
+        connection.write(b"another")
+
+        assert failures == []
+
+    run(scenario)

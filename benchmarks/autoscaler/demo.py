@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from load import rise_and_fall, steady_chat
 from picture import draw, objectives
-from world import ANSWER, PLANTED, PROMPT, ROOT, ROWS, SCALER, World, start
+from world import ANSWER, PLANTED, PROMPT, ROOT, ROWS, World, start
 
 from flambeau.management.autoscaler.performance import Performance
 from flambeau.management.autoscaler.profile_run import Wanted, run
@@ -95,12 +95,10 @@ def queue_model(times: dict) -> Replicas:
 
 async def watched(world: World) -> Looks:
     """The load rises and falls; gives the workers there were meanwhile."""
-    await asyncio.sleep(SCALER["hold_seconds"])  # what the predictions' load was is forgotten
+    await world.at.management.json("PUT", "/autoscaler", {"paused": False})
     looks, begun = [], time.monotonic()
 
     async def watch() -> None:
-        await asyncio.sleep(3)  # until then nobody has asked for anything, and a model without requests loses its workers
-        await world.at.management.json("PUT", "/autoscaler", {"paused": False})
         while True:
             state = await world.state()
             looks.append((time.monotonic() - begun, {each["model"]: each["workers"] for each in state["models"]}))

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
-from ...optimizer.wire import WireError
+from ...optimizer.wire import WireError, parse
 from .inferno import collected, update
 from .loop import Autoscaler
 from .performance import Performance
 
 Call = Callable[[Coroutine[Any, Any, Any]], Any]
+CHANGEABLE = {"paused", "dry_run", "period_seconds"}
 
 
 def blueprint(autoscaler: Autoscaler, call: Call) -> Blueprint:
@@ -28,8 +29,9 @@ def blueprint(autoscaler: Autoscaler, call: Call) -> Blueprint:
     def change() -> Response:
         """PUT /autoscaler: paused, dry_run, period_seconds."""
         asked = request.get_json(silent=True, force=True)
-        if not isinstance(asked, dict) or (unknown := asked.keys() - {"paused", "dry_run", "period_seconds"}):
-            return _json({"message": f"expected paused, dry_run or period_seconds, not {sorted(unknown)}"}, 400)
+        if not isinstance(asked, dict) or asked.keys() - CHANGEABLE:
+            told = ", ".join(sorted(asked.keys() - CHANGEABLE)) if isinstance(asked, dict) else "something else"
+            return _json({"message": f"expected {', '.join(sorted(CHANGEABLE))} in an object, got {told}"}, 400)
         for key in ("paused", "dry_run"):
             if not isinstance(asked.get(key, False), bool):
                 return _json({"message": f"{key}: expected true or false"}, 400)
@@ -66,7 +68,7 @@ def blueprint(autoscaler: Autoscaler, call: Call) -> Blueprint:
     def place() -> Response:
         """POST /update: the allocations of an outside controller."""
         try:
-            failures = call(update(autoscaler, request.get_json(force=True)))
+            failures = call(update(autoscaler, parse(request.get_data())))
         except (WireError, ValueError) as error:
             return _json({"message": str(error)}, 404)  # as the published actuator has it
         return _json({"message": "; ".join(failures)}, 500) if failures else _json("Done")
@@ -105,7 +107,8 @@ def _state(autoscaler: Autoscaler) -> dict[str, Any]:
 
 
 def _change(autoscaler: Autoscaler, asked: dict[str, Any], period: float) -> dict[str, Any]:
-    autoscaler.state.paused = asked.get("paused", autoscaler.state.paused)
+    if "paused" in asked:
+        autoscaler.pause(asked["paused"])
     autoscaler.state.dry_run = asked.get("dry_run", autoscaler.state.dry_run)
     autoscaler.pace(period)
     return _state(autoscaler)

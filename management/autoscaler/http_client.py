@@ -54,7 +54,7 @@ class Server:
             parts = _chunks(reader) if "transfer-encoding: chunked" in head else _rest(reader)
             if status >= 400:
                 told = b"".join([part async for part in parts])
-                raise RequestFailed(f"{method} {path}: {status} {told[:300].decode(errors='replace')}")
+                raise RequestFailed(f"{method} {path}: {status} {' '.join(told[:300].decode(errors='replace').split())}")
             async for part in parts:
                 yield part, time.monotonic()
         finally:

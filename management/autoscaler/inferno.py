@@ -38,6 +38,9 @@ async def update(autoscaler: Autoscaler, body: Any) -> list[str]:
             failures.append(f"{name}: no such model with objectives")
             continue
         parts = allocation.parts or (allocation,)
+        if any(part.num_replicas < 0 for part in parts):
+            failures.append(f"{name}: numReplicas is negative")
+            continue
         after = {part.accelerator: part.num_replicas for part in parts if part.accelerator and part.num_replicas > 0}
         if unknown := after.keys() - {each.name for each in autoscaler.config.accelerators}:
             failures.append(f"{name}: no accelerator {', '.join(sorted(unknown))} here")

@@ -73,14 +73,13 @@ class Autoscaler:
             await self.cycle(act=not self.state.paused)
 
     async def cycle(self, *, act: bool = True) -> list[Decision]:
-        """One look, and what follows from it; without `act` the look is only remembered, so that a pause leaves no gap."""
+        """One look, and what follows from it; without `act` nothing does: but the next look is then one of a single period."""
         async with self._cycle:
             state = self.state
             try:
                 models = self.fleet.served()
                 state.observed = await asyncio.to_thread(self._source.look)
                 if not act:
-                    self.policy.notice(models, state.observed, self._clock())
                     return []
                 state.cycles, state.last_cycle = state.cycles + 1, _now()
                 decisions = await asyncio.to_thread(self._decide, models, state.observed)
@@ -102,6 +101,12 @@ class Autoscaler:
         )
         self.state.events.append(Event(_now(), decision, outcome))
         return outcome
+
+    def pause(self, paused: bool) -> None:
+        """What was seen before a pause, and during it, says nothing of what comes after."""
+        if self.state.paused and not paused:
+            self.policy.forget()
+        self.state.paused = paused
 
     def pace(self, period_seconds: float) -> None:
         self.config = self.policy.config = replace(self.config, period_seconds=period_seconds)

@@ -50,15 +50,14 @@ class Policy:
     def problem(self) -> Problem:
         return Problem(self.config, self.book, self._memory)
 
-    def notice(self, models: Iterable[Served], observed: Mapping[Key, Observed], now: float) -> None:
-        """Remembers a look."""
-        self._memory = {model.key: self._memory.get(model.key, Memory(now)) for model in models}
-        for key, memory in self._memory.items():
-            memory.look(observed.get(key, Observed()), now, self.config.period_seconds)
+    def forget(self) -> None:
+        self._memory = {}
 
     def decide(self, models: Iterable[Served], observed: Mapping[Key, Observed], now: float) -> list[Decision]:
         models = sorted(models, key=lambda each: each.key)
-        self.notice(models, observed, now)
+        self._memory = {model.key: self._memory.get(model.key, Memory(now)) for model in models}
+        for key, memory in self._memory.items():
+            memory.look(observed.get(key, Observed()), now, self.config.period_seconds)
         system = self.problem.system(models, observed, now)
         solution = self._solve(system)
         decisions = self._kept([self._decision(model, observed, solution) for model in models], models, solution, now)

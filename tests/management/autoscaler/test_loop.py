@@ -69,6 +69,20 @@ def test_what_fails_is_told_and_leaves_things_as_they_are():
     assert loop.state.last_error == "OSError: no metrics"
 
 
+def test_a_pause_makes_it_forget_the_load_before():
+    world = World()
+    loop = autoscaler(world, cooldown_seconds=0)
+    asyncio.run(loop.cycle())
+    busy = dict(world.workers)
+
+    loop.pause(True)
+    loop.pause(False)
+    world.rate, world.workers = 1.0, {}
+    asyncio.run(loop.cycle())
+
+    assert busy["cpu"] > 1 and world.workers == {"cpu": 1}
+
+
 def test_it_runs_by_itself_until_it_is_cancelled_and_not_while_paused():
     world = World()
     loop = autoscaler(world, period_seconds=0.01)

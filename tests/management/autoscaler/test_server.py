@@ -22,6 +22,7 @@ hold_seconds: 1
 accelerators: [{name: here, cores: [0], capacity: 4}]
 """
 KNOWN = {"model": "chat", "accelerator": "here", "maxBatch": 4, "alpha": 20, "beta": 2, "gamma": 60, "delta": 0.5}
+MINUS_TWO = {"allocations": {"chat/1.0": {"accelerator": "here", "numReplicas": -2}}}
 
 
 @pytest.fixture
@@ -95,10 +96,12 @@ def test_the_autoscaler_is_paused_and_told_to_try_only(server):
     ask(server, "PUT", "/autoscaler", {"dry_run": False})
     ask(server, "POST", "/update", {"allocations": {"chat/1.0": {"accelerator": "here", "numReplicas": 2}}})
     assert len(server.workers("chat")) == 2
-    for path, body in (("/update", {"allocations": {"chat/1.0": {"numReplicas": "two"}}}), ("/update", [])):
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            ask(server, "POST", path, body)
+    for code, body in ((404, {"allocations": {"chat/1.0": {"numReplicas": "two"}}}), (404, []), (500, MINUS_TWO)):
+        with pytest.raises(urllib.error.HTTPError, match=str(code)):
+            ask(server, "POST", "/update", body)
+    assert len(server.workers("chat")) == 2
     for method, path, body in (
+        ("PUT", "/autoscaler", []),
         ("PUT", "/autoscaler", {"pause": True}),
         ("PUT", "/autoscaler", {"period_seconds": "soon"}),
         ("POST", "/autoscaler/performance", KNOWN | {"alpha": -1}),

@@ -103,8 +103,10 @@ def _in_store(name: str, model_store: Path) -> Path:
 
 
 def _existing(path: Path, url: str) -> Path:
-    if not path.exists():
-        raise ModelNotFound(f"Model not found at: {url}")
+    try:
+        path.stat()
+    except (OSError, ValueError):  # not there, or a name that nothing could have
+        raise ModelNotFound(f"Model not found at: {url}") from None
     return path
 
 

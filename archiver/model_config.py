@@ -16,6 +16,7 @@ from .errors import InvalidModel
 
 MAX_BYTES = 1 << 20
 MAX_NUMBER = 2**31 - 1
+MAX_RANKS = 64
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def parse_model_config(text: bytes | str) -> ModelConfig:
     if not isinstance(document, dict):
         raise InvalidModel("The model's YAML is no mapping.")
     _require_sendable(document)
+    _require_ranks(document.get("torchrun"))
     taken: dict[str, Any] = {}
     warnings: list[str] = []
     for key, value in document.items():
@@ -104,3 +106,10 @@ def _require_sendable(document: dict[Any, Any]) -> None:
         msgspec.msgpack.decode(msgspec.msgpack.encode(document), type=dict[str, Any])
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
         raise InvalidModel(f"The model's YAML holds what no setting can be: {error}") from None
+
+
+def _require_ranks(torchrun: object) -> None:
+    """Each worker starts so many processes."""
+    ranks = torchrun.get("nproc-per-node", 1) if isinstance(torchrun, dict) else 1
+    if not isinstance(ranks, int) or not 1 <= ranks <= MAX_RANKS:
+        raise InvalidModel(f"torchrun: nproc-per-node: {ranks!r} is no number from 1 to {MAX_RANKS}.")

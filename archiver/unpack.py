@@ -70,6 +70,7 @@ def open_archive(path: Path, models_folder: Path, limits: Limits | None = None) 
         _unpack_to(path, model_dir, limits)
     manifest = _manifest_in(model_dir)
     config_path = _inside(model_dir, manifest.config_file)
+    _inside(model_dir, manifest.requirements_file)
     return ModelArchive(model_dir, manifest, read_model_config(config_path) if config_path else ModelConfig(), digest)
 
 

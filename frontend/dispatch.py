@@ -170,9 +170,13 @@ class ModelQueue:
         orphans, self._orphans = self._orphans, []
         for link, calls, deadline in orphans:
             if (end := self.route.ends.get(link.worker_id)) or now > deadline:
-                link.fail(calls, WorkerDied(f"({end})" if end else ""))
+                self._lose(link, calls, WorkerDied(f"({end})" if end else ""))
             else:
                 self._orphans.append((link, calls, deadline))
+
+    def _lose(self, link: Link, calls: list[Call], error: RequestError) -> None:
+        self.metrics.failed += sum(not call.cancelled for call in calls)
+        link.fail(calls, error)
 
     def remove(self) -> None:
         """The version is unregistered: what waits still goes to its workers, which finish what they are sent."""
@@ -214,6 +218,8 @@ class ModelQueue:
                 calls, link.in_flight = list(link.in_flight.values()), {}
                 self._on_stalled(link.worker_id)
                 link.close()
-                link.fail(calls, WorkerDied(f"It gave no answer for {timeout:g} s (responseTimeout) and is replaced."))
+                self._lose(
+                    link, calls, WorkerDied(f"It gave no answer for {timeout:g} s (responseTimeout) and is replaced.")
+                )
         if not self._open and self.waiting and now - self.waiting[0].submitted > timeout:
             self._fail_waiting(NoWorker(self.route.name, None))

@@ -26,6 +26,7 @@ COUNTERS = {
     "ts_queue_latency_microseconds": "Cumulative queue duration in microseconds.",
     "flambeau_requests_arrived_total": "Requests for this model, refused ones too.",
     "flambeau_requests_completed_total": "Requests that a worker has answered.",
+    "flambeau_requests_failed_total": "Requests answered with a status 5XX by their worker, or lost when it died.",
     "flambeau_requests_rejected_total": "Requests refused because the queue was full or no worker was there.",
     "flambeau_requests_cancelled_total": "Requests whose client left before the answer.",
 }
@@ -55,7 +56,7 @@ class ModelMetrics:
     """One model version's numbers, in this process."""
 
     __slots__ = (
-        "_changed", "arrived", "buckets", "cancelled", "completed", "in_flight", "labels", "latest", "log",
+        "_changed", "arrived", "buckets", "cancelled", "completed", "failed", "in_flight", "labels", "latest", "log",
         "queue_seconds", "rejected", "seconds", "waiting",
     )  # fmt: skip
 
@@ -65,7 +66,7 @@ class ModelMetrics:
         self.labels = (name, version)
         self.latest = latest
         self.log = log
-        self.arrived = self.completed = self.rejected = self.cancelled = self.in_flight = self.waiting = 0
+        self.arrived = self.completed = self.failed = self.rejected = self.cancelled = self.in_flight = self.waiting = 0
         self.seconds = self.queue_seconds = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)
         self._changed = changed
@@ -75,10 +76,11 @@ class ModelMetrics:
         self.waiting = waiting
         self._changed()
 
-    def observe(self, seconds: float, queue_seconds: float, handler_seconds: float) -> None:
+    def observe(self, status: int, seconds: float, queue_seconds: float, handler_seconds: float) -> None:
         self.latest.queue = queue_seconds
         self.latest.worker_thread = seconds - queue_seconds - handler_seconds
         self.completed += 1
+        self.failed += status >= 500
         self.seconds += seconds
         self.queue_seconds += queue_seconds
         self.buckets[bisect_left(BUCKETS, seconds)] += 1
@@ -169,7 +171,8 @@ class _Exported:
 
     def write(self, counters: MmapedDict, gauges: MmapedDict, histograms: MmapedDict) -> None:
         m = self.metrics
-        counts = (m.completed, m.seconds * 1e6, m.queue_seconds * 1e6, m.arrived, m.completed, m.rejected, m.cancelled)
+        old = (m.completed, m.seconds * 1e6, m.queue_seconds * 1e6)
+        counts = (*old, m.arrived, m.completed, m.failed, m.rejected, m.cancelled)
         for key, count in zip(self._counters, counts, strict=True):
             counters.write_value(key, float(count), 0.0)
         for key, value in zip(self._gauges, (m.in_flight, m.waiting), strict=True):

@@ -228,5 +228,5 @@ class Stream(Call):
     def _observe(self, head: ResponseHead) -> None:
         now = asyncio.get_running_loop().time()
         self._queue.metrics.observe(
-            now - self._entered, self.sent - self.submitted + head.queue_seconds, head.handler_seconds
+            head.status, now - self._entered, self.sent - self.submitted + head.queue_seconds, head.handler_seconds
         )

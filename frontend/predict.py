@@ -111,7 +111,7 @@ class Prediction(Call):
     def _observe(self, head: ResponseHead) -> None:
         self._stop_timer()
         self._queue.metrics.observe(
-            self._exchange.seconds(), self.sent - self.submitted + head.queue_seconds, head.handler_seconds
+            head.status, self._exchange.seconds(), self.sent - self.submitted + head.queue_seconds, head.handler_seconds
         )
 
     def _stop_timer(self) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's channels, which pretrained models expect to be taken off
 DEVIATION = (0.229, 0.224, 0.225)
+MOST_PIXELS = 1 << 24  # of an image made larger
 
 
 def read(value: bytes | bytearray | str) -> "Image":
@@ -36,6 +37,8 @@ def resize(image: "Image", shorter: int) -> "Image":
     width, height = image.size
     scale = shorter / min(width, height)
     size = (shorter, int(height * scale)) if width <= height else (int(width * scale), shorter)
+    if size[0] * size[1] > MOST_PIXELS:  # 50 kB of a line one pixel high would take gigabytes
+        raise PredictionException(f"the image is too narrow: {width} × {height} pixels", 400)
     return image.resize(size, Resampling.BILINEAR)
 
 

@@ -31,14 +31,16 @@ def world_size(model_yaml: Mapping[str, Any]) -> int:
     """`parallelType: custom` means that the handler starts its processes itself."""
     if model_yaml.get("parallelType") == "custom":
         return 1
-    return int((model_yaml.get("torchrun") or {}).get("nproc-per-node", 1))
+    torchrun = model_yaml.get("torchrun")
+    return int(torchrun.get("nproc-per-node", 1)) if isinstance(torchrun, Mapping) else 1
 
 
 def take_rank(rank: int, size: int, port: int, model_yaml: Mapping[str, Any]) -> dict[str, str]:
     """The environment that torchrun would give to `rank`."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     environment = {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
-    if threads := (model_yaml.get("torchrun") or {}).get("OMP_NUMBER_THREADS"):
+    torchrun = model_yaml.get("torchrun")
+    if isinstance(torchrun, Mapping) and (threads := torchrun.get("OMP_NUMBER_THREADS")):
         environment["OMP_NUM_THREADS"] = str(threads)
     return environment
 

@@ -205,7 +205,9 @@ class ControlPlane:
         name = f"pip-{archive.manifest.model_name}"
         folder = self._models_folder.parent / "environments" / archive.content_hash
         folder.parent.mkdir(mode=0o700, exist_ok=True)
-        return (str(install(requirements, folder, lambda stream, line: self._around.log_line(name, stream, line))),)
+        around = self._around
+        python = install(requirements, folder, around.environment, lambda stream, line: around.log_line(name, stream, line))
+        return (str(python),)
 
     def _record(self, asked: Registration, fetched: Fetched, archive: ModelArchive) -> VersionRecord:
         settings = self._around.settings

@@ -6,6 +6,10 @@ from .cell import Cell
 from .errors import SaxError, not_found
 from .messages import ModelStatus, ServerStatus
 
+LOOKS = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+:root{color-scheme:light dark}body{font-family:sans-serif;margin:1.5em;overflow-wrap:anywhere}
+td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #888}</style>"""
+
 
 def page(cell: Cell, path: str) -> str:
     """The page at `path`; NotFound for a model or server that is not there."""
@@ -59,8 +63,5 @@ def _table(title: str, heads: list[str], rows: list[list[str]], link: str = "") 
 
 
 def _page(title: str, headline: str, content: str) -> str:
-    style = (
-        "<style>body{font-family:sans-serif}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}</style>"
-    )
-    head = f'<!doctype html><html><head><meta charset="utf-8"><title>{escape(title)}</title>{style}</head>'
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{LOOKS}<title>{escape(title)}</title></head>'
     return f"{head}<body><h1>{escape(headline)}</h1>\n{content}</body></html>\n"

@@ -116,6 +116,7 @@ def _model(record: VersionRecord, pool: Pool | None, found: "Numbers") -> dict[s
         "ready": len(pool.ready()) if pool else 0,
         "error": pool.last_error if pool and not pool.ready() else "",
         "requests": number("flambeau_requests_completed_total"),
+        "failed": number("flambeau_requests_failed_total") + number("flambeau_requests_rejected_total"),
         "in_flight": number("flambeau_requests_in_flight"),
         "waiting": number("flambeau_requests_waiting"),
         "tokens": found.total("LlmGeneratedTokens", record.name),

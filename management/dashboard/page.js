@@ -2,11 +2,13 @@
 "use strict";
 
 const PERIOD_MS = 2000;
+const PATIENCE_MS = 10000; // a busy machine may answer late
+const RATED = 5; // polls over which rates are taken: workers tell their counts every few seconds
 const KEPT = 90;
 const history = new Map(); // model:version → requests per second, oldest first
 const WINDOW = 30; // polls over which latencies are taken
 const shots = new Map(); // model:version → bucket counts, oldest first
-let last = null;
+const past = []; // the last answers, oldest first
 let key = ""; // the management key, when the server wants one; kept in this page alone
 
 const element = (tag, text, name) => {
@@ -27,6 +29,7 @@ const rate = (now, before, seconds) => (before === undefined || seconds <= 0 ? n
 
 const spark = (values) => {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("aria-hidden", "true");
   svg.setAttribute("class", "spark");
   svg.setAttribute("viewBox", `0 0 ${KEPT} 20`);
   svg.setAttribute("preserveAspectRatio", "none");
@@ -52,35 +55,49 @@ const quantile = (key, buckets, part) => {
 };
 const keep = (key, buckets) => shots.set(key, [...(shots.get(key) || []), buckets.map(([, count]) => count)].slice(-WINDOW));
 
-const showModels = (data, seconds) => {
+// Per second since an earlier answer; null when there is none that knows the model.
+const rates = (model, data, earlier) => {
+  const before = earlier && earlier.models.find((other) => other.name === model.name && other.version === model.version);
+  const seconds = earlier ? data.monotonic_seconds - earlier.monotonic_seconds : 0;
+  return (name) => rate(model[name], before && before[name], seconds);
+};
+const shown = (number, digits) => (number === null ? "–" : number.toFixed(digits));
+
+const showModels = (data) => {
   const body = document.querySelector("#models tbody");
   body.replaceChildren();
   document.getElementById("empty").hidden = data.models.length > 0;
   for (const model of data.models) {
     const key = `${model.name}:${model.version}`;
-    const before = last && last.models.find((other) => `${other.name}:${other.version}` === key);
-    const requests = rate(model.requests, before && before.requests, seconds);
-    const tokens = rate(model.tokens, before && before.tokens, seconds);
-    if (requests !== null) history.set(key, [...(history.get(key) || []), requests].slice(-KEPT));
+    const now = rates(model, data, past[past.length - 1])("requests");
+    const lately = rates(model, data, past[0]);
+    if (now !== null) history.set(key, [...(history.get(key) || []), now].slice(-KEPT));
     const fine = model.ready >= model.min_workers && !model.error;
+    const most = model.max_workers > model.min_workers ? `${model.min_workers}…${model.max_workers}` : model.min_workers;
+    const failed = lately("failed");
+    const several = data.models.some((other) => other.name === model.name && other.version !== model.version);
     row(body, [
-      [model.name], [model.version + (model.default ? " ★" : "")], [`${model.ready} of ${model.min_workers}…${model.max_workers}`],
-      [String(model.batch_size)], [String(model.in_flight), "number"], [String(model.waiting), "number"],
-      [requests === null ? "–" : requests.toFixed(1), "number"], [milliseconds(quantile(key, model.buckets, 0.5)), "number"],
-      [milliseconds(quantile(key, model.buckets, 0.99)), "number"], [tokens ? tokens.toFixed(0) : "–", "number"],
-      [spark(history.get(key) || [])], [model.error || (fine ? "ready" : "starting"), fine ? "good" : model.error ? "bad why" : "soft"],
+      [model.name], [model.version + (several && model.default ? " (default)" : "")],
+      [model.error || (fine ? "ready" : "starting"), fine ? "good" : model.error ? "bad why" : "soft"],
+      [`${model.ready} of ${most}`], [String(model.batch_size), "number"],
+      [String(model.in_flight), "number"], [String(model.waiting), "number"],
+      [shown(lately("requests"), 1), "number"], [shown(failed, 1), failed ? "number bad" : "number"],
+      [milliseconds(quantile(key, model.buckets, 0.5)), "number"], [milliseconds(quantile(key, model.buckets, 0.99)), "number"],
+      [lately("tokens") ? shown(lately("tokens"), 0) : "–", "number"], [spark(history.get(key) || [])],
     ]);
     keep(key, model.buckets);
   }
 };
 
+const LOOKS = { READY: "good", FAILED: "bad" };
 const showWorkers = (data) => {
   const body = document.querySelector("#workers tbody");
   body.replaceChildren();
   for (const worker of data.workers) {
     row(body, [
-      [worker.id], [`${worker.model} ${worker.version}`], [worker.status, worker.status === "READY" ? "good" : "soft"],
-      [String(worker.pid || "–"), "number"], [megabytes(worker.memory_bytes), "number"], [worker.device], [worker.since],
+      [worker.id], [`${worker.model} ${worker.version}`], [worker.status, LOOKS[worker.status] || "soft"],
+      [String(worker.pid || "–"), "number"], [megabytes(worker.memory_bytes), "number"], [worker.device],
+      [new Date(worker.since).toLocaleString()],
     ]);
   }
 };
@@ -97,29 +114,36 @@ const showAutoscaler = (data) => {
   }
 };
 
+const tell = (health, good, age) => {
+  const badge = document.getElementById("health");
+  if (badge.textContent !== health) badge.textContent = health; // read out when it changes, not every two seconds
+  badge.className = `badge ${good ? "good" : "bad"}`;
+  document.getElementById("age").textContent = age;
+  document.title = `Flambeau: ${health}`;
+};
+
+const show = (data) => {
+  tell(data.healthy ? "Healthy" : "Unhealthy", data.healthy, "");
+  document.getElementById("version").textContent = data.version;
+  showModels(data);
+  showWorkers(data);
+  showAutoscaler(data);
+  past.push(data);
+  if (past.length > RATED) past.shift();
+};
+
 const refresh = async () => {
-  const health = document.getElementById("health");
   try {
     const answer = await fetch("/dashboard/data", {
-      signal: AbortSignal.timeout(PERIOD_MS),
+      signal: AbortSignal.timeout(PATIENCE_MS),
       headers: key ? { Authorization: `Bearer ${key}` } : {},
     });
-    document.getElementById("key").hidden = answer.ok;
-    if (!answer.ok) throw new Error(`${answer.status}`);
-    const data = await answer.json();
-    const seconds = last ? data.monotonic_seconds - last.monotonic_seconds : 0;
-    health.textContent = data.healthy ? "Healthy" : "Unhealthy";
-    health.className = `badge ${data.healthy ? "good" : "bad"}`;
-    document.getElementById("version").textContent = data.version;
-    document.getElementById("age").textContent = "";
-    showModels(data, seconds);
-    showWorkers(data);
-    showAutoscaler(data);
-    last = data;
+    const locked = answer.status === 401 || answer.status === 400 || answer.status === 403;
+    document.getElementById("key").hidden = !locked;
+    if (answer.ok) show(await answer.json());
+    else tell(locked ? "locked" : "no answer", false, locked ? (key ? "this key opens nothing" : "") : `status ${answer.status}`);
   } catch (error) {
-    health.textContent = "no answer";
-    health.className = "badge bad";
-    document.getElementById("age").textContent = `asked and got: ${error.message}`;
+    tell("no answer", false, error.message);
   }
   setTimeout(refresh, PERIOD_MS);
 };

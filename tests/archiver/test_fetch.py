@@ -139,7 +139,7 @@ def test_a_server_that_trickles_must_meet_the_deadline(store, web):
         fetch(f"{web.url}/slow.mar", store, ALLOWED, FetchLimits(total_seconds=0.2))
 
 
-@pytest.mark.parametrize("url", ["http://[", "http://a:99999/x.mar", "http://a:b/x.mar"])
+@pytest.mark.parametrize("url", ["http://[", "http://a:99999/x.mar", "http://a:b/x.mar", "a" * 5000, "\0.mar"])
 def test_an_address_that_is_none_is_not_found(store, url):
     with pytest.raises(ModelNotFound):
         fetch(url, store, ("http.*",))

@@ -25,6 +25,7 @@ def test_wrong_types_and_misspelt_keys_are_warnings_and_everything_is_kept():
         pytest.param("a: &a [*a]", id="an alias inside of itself"),
         pytest.param("1: x", id="a key that is no text"),
         pytest.param("limits: {most: 99999999999999999999}", id="a number that no process could be sent"),
+        pytest.param("torchrun: {nproc-per-node: 100000}", id="more processes than a machine bears"),
         pytest.param("- 1\n- 2", id="no mapping"),
         pytest.param("a: [", id="broken"),
     ],

@@ -62,9 +62,10 @@ def test_more_members_than_the_limit_are_refused(tmp_path):
         open_archive(tmp_path / "m.mar", tmp_path / "models", LIMITS)
 
 
-def test_a_manifest_cannot_name_a_file_outside(tmp_path):
+@pytest.mark.parametrize("key", ["configFile", "requirementsFile"])
+def test_a_manifest_cannot_name_a_file_outside(tmp_path, key):
     manifest = json.loads(MANIFEST)
-    manifest["model"]["configFile"] = "../../etc/passwd"
+    manifest["model"][key] = "../../etc/passwd"
     with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
 

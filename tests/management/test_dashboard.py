@@ -1,6 +1,10 @@
 import json
 import urllib.request
 
+import pytest
+
+from flambeau.client import ServerError
+
 
 def get(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
@@ -23,6 +27,21 @@ def test_the_page_shows_a_model_its_worker_and_what_it_answered(live_server):
     assert model["buckets"][-1] == ["+Inf", 3.0]
     assert (worker["model"], worker["status"], worker["device"]) == ("echo", "READY", "CPU")
     assert data()["autoscaler"] is None
+
+
+@pytest.mark.parametrize(("handler", "message"), [
+    pytest.param("raise ValueError", "Prediction failed", id="raises"),
+    pytest.param("import os; os._exit(3)", "Worker died", id="dies"),
+])  # fmt: skip
+def test_the_page_tells_requests_that_failed(live_server, handler, message):
+    server = live_server()
+    server.archive("ill", f"def handle(data, context):\n    if data:\n        {handler}\n")
+    server.client.register("ill", initial_workers=1)
+
+    with pytest.raises(ServerError, match=message):
+        server.client.predict("ill", b"x")
+
+    server.wait(lambda: json.loads(get(f"{server.client.management}/dashboard/data")[1])["models"][0]["failed"] == 1)
 
 
 def test_the_page_brings_all_it_needs_and_lets_nothing_else_in(live_server):

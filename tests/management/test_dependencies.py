@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -32,7 +33,7 @@ def test_a_package_is_installed_for_the_model_alone_and_the_servers_are_seen(tmp
     requirements.write_text("tiny-dep==1.0\nmsgspec\n")  # the second is here already
     said = []
 
-    python = install(requirements, tmp_path / "env", lambda stream, line: said.append(line))
+    python = install(requirements, tmp_path / "env", os.environ, lambda stream, line: said.append(line))
 
     seen = subprocess.run([python, "-c", "import tiny_dep, msgspec; print(tiny_dep.WORD)"], capture_output=True, text=True)
     assert seen.stdout == "installed\n", seen.stderr
@@ -44,18 +45,25 @@ def test_what_can_not_be_installed_is_an_invalid_model(tmp_path, wheels):
     (tmp_path / "requirements.txt").write_text("tiny-dep==9\n")
 
     with pytest.raises(InvalidModel, match="Custom pip package installation failed: ERROR: No matching distribution"):
-        install(tmp_path / "requirements.txt", tmp_path / "env", lambda stream, line: None)
+        install(tmp_path / "requirements.txt", tmp_path / "env", os.environ, lambda stream, line: None)
 
 
 @pytest.mark.parametrize("line", [
     "--index-url http://evil.example", "-e .", "git+https://evil.example/x", "x @ https://evil.example/x.whl",
-    "./local", "-r more.txt",
+    "./local", "-r more.txt", "numpy==1 --index-url=http://evil.example", "numpy==${FLAMBEAU_API_KEY}",
 ])  # fmt: skip
 def test_other_sources_than_the_configured_index_are_refused(line):
     refuse_options("numpy>=1\nrequests[socks]==2.*; python_version > '3'  # a comment\n# another\n\n")
 
     with pytest.raises(InvalidModel, match="line 2"):
         refuse_options(f"numpy\n{line}\n")
+
+
+def test_a_comment_does_not_go_on_and_a_hash_may():
+    refuse_options("numpy==1 \\\n  --hash=sha256:abc \\\n  --hash=sha256:def\n")
+
+    with pytest.raises(InvalidModel, match="line 2"):
+        refuse_options("# for pip a comment ends here \\\n--index-url http://evil.example\n")
 
 
 @pytest.mark.parametrize("allowed", ["true", "false"])

@@ -80,19 +80,25 @@ class Attention:
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """q [rows, query heads, dim], k and v [rows, heads, dim] → [rows, query heads, dim]."""
         rows = self._decode
+        if not self._parts:
+            return self._attend_rows(layer, q, k, v, scale).to(q.dtype)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         if rows:
-            self.cache.write_rows(layer, self._at, k[:rows], v[:rows])
-            queries = (q[:rows] * scale).reshape(rows, k.shape[1], -1, q.shape[2])
-            shared = queries.shape[2]
-            if shared == SLOW and queries.dtype == torch.float32:
-                queries = pad(queries, (0, 0, 0, 1))
-            out[:rows] = self._attend_rows(layer, queries)[:, :, :shared].reshape(rows, *q.shape[1:])
+            out[:rows] = self._attend_rows(layer, q[:rows], k[:rows], v[:rows], scale)
         for part in self._parts:
             self._attend_part(layer, part, out, q, k, v, scale)
         return out
 
-    def _attend_rows(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
+    def _attend_rows(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """One query a row, to the same shape in 32 bits."""
+        self.cache.write_rows(layer, self._at, k, v)
+        queries = (q * scale).unflatten(1, (k.shape[1], -1))
+        shared = queries.shape[2]
+        if shared == SLOW and queries.dtype == torch.float32:
+            queries = pad(queries, (0, 0, 0, 1))
+        return self._weigh_rows(layer, queries)[:, :, :shared].reshape(q.shape)
+
+    def _weigh_rows(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
         """[rows, heads, queries of a head, dim], scaled, to the same shape in 32 bits."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         scores = queries.new_zeros((*queries.shape[:3], self._mask.shape[-1]), dtype=torch.float32)

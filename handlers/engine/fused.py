@@ -84,9 +84,9 @@ class FusedRunner:
                 qk = self._normed(qk, layer.head_norms)
             qk = qk * cos + torch.cat((-qk[..., half:], qk[..., :half]), dim=-1) * sin
             attended = self.attention(number, qk[:, : self._heads], qk[:, self._heads :], v, scale)
-            h = h + layer.output(attended.reshape(rows, -1))
+            h += layer.output(attended.reshape(rows, -1))
             gate, up = layer.gate_up(self._normed(h, layer.feed_norm)).chunk(2, dim=-1)
-            h = h + layer.down(silu(gate) * up)
+            h += layer.down(silu(gate, inplace=True).mul_(up))
         return h
 
     def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flambeau.handlers.engine.sampling import choose, uniform
+from flambeau.handlers.engine.sampling import best, choose, uniform
 from flambeau.handlers.generation import SamplingParams
 
 LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03]))
@@ -59,3 +59,10 @@ def test_a_row_does_not_depend_on_the_filters_of_others():
     for params in ({"top_k": 10}, {"top_p": 0.9}, {}, {"min_p": 0.02}):
         mine = row(77, **params)
         assert choose(logits, [*others, mine], [])[5] == choose(logits[5:], [mine], [])[0]
+
+
+@pytest.mark.parametrize("size", [pytest.param(1024, id="by blocks"), pytest.param(1000, id="as it is")])
+def test_the_best_token_is_the_first_of_equals(size):
+    logits = torch.randn(7, size).round_(decimals=1)
+
+    assert best(logits).tolist() == logits.argmax(dim=-1).tolist()

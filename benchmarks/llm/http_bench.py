@@ -9,6 +9,7 @@ twice: the other one keeps prompts, which ours is told not to do here.
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     report.add_arguments(parser)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # which stops the servers too
     model = models.make(MODEL, given.folder)
     vocabulary = models.SHAPES[MODEL]["vocab_size"]
     arrivals = [request.arrival for request in requests(MODEL, vocabulary, "B")]

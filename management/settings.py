@@ -20,6 +20,7 @@ from .errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
+OF_SNAPSHOTS = {"python", "tsConfigFile", "version"}  # what TorchServe adds to the configuration it saves
 ALLOWED_BY_TORCHSERVE = "file://.*,http(s)?://.*"
 
 
@@ -210,7 +211,7 @@ def load(
     known = declared()
     raw = properties.parse(_read(path)) if path else {}
     given = {key: properties.expand(text, environ) for key, text in raw.items()}
-    warnings = [_unknown(key, path) for key in given if key not in known]
+    warnings = [_unknown(key, path) for key in given if key not in known and key not in OF_SNAPSHOTS]
     origins = {key: str(path) for key in given if key in known}
     values = {key: text for key, text in given.items() if key in known}
     for key, text in _from_environment(values, environ).items():

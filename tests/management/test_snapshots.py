@@ -1,8 +1,12 @@
 import json
+import shutil
+from pathlib import Path
 
 from flambeau.management import properties
 from flambeau.management.registry import Registry, VersionRecord
 from flambeau.management.snapshots import KEPT, Snapshots, newest
+
+HERE = Path(__file__).parent
 
 
 def registry():
@@ -71,3 +75,27 @@ def test_a_folder_as_torchserve_left_it_starts_and_serves(live_server):
     assert "unknown setting some_plugin" in server.said()
     assert server.stop() == 0
     assert {path.name[18:] for path in (server.folder / "logs" / "config").glob("*.cfg")} == {"startup.cfg", "shutdown.cfg"}
+
+
+def test_a_snapshot_that_torchserve_wrote_starts_and_serves(live_server):
+    """torchserve_left/ is what 0.12.0 left, with this machine's folders and ports in it; the archive is its archiver's."""
+    server = live_server(start=False)
+    ports = (server.client.inference, server.client.management, server.client.metrics)
+    text = (HERE / "torchserve_left" / "20261121125118901-shutdown.cfg").read_text()
+    marks = {"STORE": str(server.store), "GRPC_INFERENCE": "0", "GRPC_MANAGEMENT": "0"}
+    marks |= dict(zip(("INFERENCE", "MANAGEMENT", "METRICS"), (url.rpartition(":")[2] for url in ports), strict=True))
+    for mark, value in marks.items():
+        text = text.replace(f"@{mark}@", value)
+    (server.folder / "config.properties").unlink()
+    (server.folder / "logs" / "config").mkdir(parents=True)
+    (server.folder / "logs" / "config" / "20261121125118901-shutdown.cfg").write_text(text)
+    shutil.copy(HERE / "torchserve_left" / "key_file.json", server.folder)
+    shutil.copy(HERE.parent / "archiver" / "original" / "echo.mar", server.store)
+
+    server.start()
+    server.wait(lambda: server.client.models() and server.workers("echo"))
+
+    (described,) = server.client.describe("echo")
+    assert (described["modelUrl"], described["batchSize"], described["maxBatchDelay"]) == ("echo.mar", 2, 10)
+    assert "unknown setting" not in server.said()
+    assert server.client.predict("echo", b"hello") == b"hello"

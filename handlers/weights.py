@@ -87,7 +87,12 @@ def load_other(path: str, device: Any) -> Any:
             raise RuntimeError(f"{name}: onnxruntime is not installed") from None
         return onnxruntime.InferenceSession(path)
     if path.endswith((".pt2", ".so")):
-        return torch._inductor.aoti_load_package(path)
+        try:
+            return torch._inductor.aoti_load_package(path)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{name} holds no compiled code; torch._inductor.aoti_compile_and_package makes it of an exported program"
+            ) from error
     if path.endswith(".safetensors"):
         raise RuntimeError(
             f"{name}: safetensors hold weights alone; a model file (--model-file) with their class is needed"

@@ -55,8 +55,14 @@ def failed(error: Exception, token_status: int = 401) -> Response:
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if cause := getattr(error, "cause", ""):
-        response.headers[CAUSE_HEADER] = " ".join(cause.split())[:1000].encode("ascii", "replace").decode()
+        response.headers[CAUSE_HEADER] = header_text(cause)
     return response
+
+
+def header_text(text: str) -> str:
+    """One line of ASCII: a model's words may hold colours for a terminal, which no header may."""
+    line = " ".join(text.split())[:1000]
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in line)
 
 
 def finish(response: Response, extra: dict[str, str]) -> Response:

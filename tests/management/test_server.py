@@ -48,6 +48,7 @@ def test_a_model_is_registered_asked_scaled_and_unregistered(live_server):
 
 @pytest.mark.parametrize(("handler", "cause"), [
     pytest.param(BROKEN, "entry point: ValueError: no such weights at handler.py:2", id="an exception"),
+    pytest.param('raise ValueError("\\x1b[31m☃ \\x00")', "?[31m? ?", id="colours and letters that no header may hold"),
     pytest.param(DYING, "killed by SIGSEGV while loading its model", id="a signal"),
 ])  # fmt: skip
 def test_whoever_registers_is_told_why_a_model_does_not_load(live_server, handler, cause):

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import logging
 import os
+from pickle import UnpicklingError
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,13 @@ def state_dict(path: str, device: Any) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path, device=str(device))
-    weights = torch.load(path, map_location=device, weights_only=True)
+    try:
+        weights = torch.load(path, map_location=device, weights_only=True)
+    except UnpicklingError as error:
+        raise RuntimeError(
+            f"{os.path.basename(path)} holds more than weights, and unpickling the rest would run its code; "
+            "save model.state_dict(), best as safetensors"
+        ) from error
     return weights["state_dict"] if isinstance(weights, dict) and set(weights) >= {"state_dict"} else weights
 
 

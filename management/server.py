@@ -183,7 +183,7 @@ class Server:
         drain = self._settings.drain_timeout
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(kept.stop(drain + 5) for kept in self._data_plane))
+        await asyncio.gather(*(kept.stop(self._settings.drain_delay + drain + 5) for kept in self._data_plane))
         await asyncio.wait(
             {asyncio.create_task(self.control.stop(drain)), asyncio.create_task(self._interfaces.stop())}, timeout=drain
         )

@@ -119,6 +119,7 @@ class Settings:
     full_queue_status: int = _is(503, "answer when a model's queue is full: 503 or 429", choices=("503", "429"))
     header_timeout: float = _is(10.0, "seconds a client may take to send its headers", minimum=0.1)
     keep_alive_timeout: float = _is(75.0, "seconds an idle connection stays open", minimum=0)
+    drain_delay: float = _is(0.0, "seconds that a stopping server, no longer ready, still accepts connections", minimum=0)
     drain_timeout: float = _is(30.0, "seconds that requests in flight get when the server stops", minimum=0)
     ts_open_inference_protocol: bool = _is(False, "accepted; the /v2 routes are always served")
     ts_header_key_sequence_id: str = _is("ts_request_sequence_id", "header that names a sequence")

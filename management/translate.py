@@ -30,6 +30,7 @@ def frontend_options(
         "header_timeout_seconds": settings.header_timeout,
         "keep_alive_seconds": settings.keep_alive_timeout,
         "drain_seconds": settings.drain_timeout,
+        "drain_delay_seconds": settings.drain_delay,
         "cors": {
             "allowed_origin": settings.cors_allowed_origin,
             "allowed_methods": settings.cors_allowed_methods,

@@ -16,12 +16,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 import flambeau
 from flambeau.frontend.options import FrontendOptions, write_options
+from flambeau.frontend.tally import Tally
 from flambeau.management.routing import ModelRoute, Replica, RouteWriter, Table
 
-from .conftest import Client, until
+from .conftest import Answer, Client, until
 from .fake_worker import FakeWorker
 
 ROOT = Path(flambeau.__file__).parents[1]
+HOLD = b'{"do": "hold"}'
 
 
 def free_port() -> int:
@@ -143,6 +145,29 @@ def test_sigterm_loses_nothing_and_waits_for_nobody_who_is_idle(serve):
     serve(scenario)
 
 
+def test_while_others_learn_that_it_stops_a_server_still_accepts(serve):
+    async def scenario(server):
+        idle = await server.client()
+        await idle.ask("/ping", method="GET")
+
+        server.master.send_signal(signal.SIGTERM)
+
+        answer = await until_closing(idle)
+        assert answer.status == 200
+        assert (await (await server.client()).ask("/predictions/m", b"late")).body == b"late"
+        assert await server.master.wait() == 0
+
+    serve(scenario, drain_delay_seconds=2.0)
+
+
+async def until_closing(client: Client) -> Answer:
+    """Asks until the server says that this was the connection's last answer."""
+    while True:
+        answer = await client.ask("/predictions/m", b"x")
+        if answer.headers.get("connection") == "close":
+            return answer
+
+
 def test_1000_idle_connections_leave_ping_fast(serve):
     async def scenario(server):
         idle = [await server.client() for _ in range(1000)]
@@ -186,26 +211,24 @@ def test_metrics_of_all_processes_add_up(serve):
 
 
 def test_the_queue_is_the_servers_not_each_processs(serve):
-    """Both have clients: of one request that runs, five that may wait and three more, three are refused."""
+    """One request runs and five wait, three at either process; three more are refused, whoever they ask."""
 
     async def scenario(server):
         await until(lambda: len(server.processes()) == 2)
         server.publish(job_queue_size=5)
         one, other = server.processes()
-        clients = await connected_to(server, one, 5, but_not=other) + await connected_to(server, other, 4, but_not=one)
-        for client in clients:
-            client.send("/predictions/m", b'{"do": "hold"}')
-            await until(lambda: server.worker.held)
-        answers = [asyncio.create_task(client.answer()) for client in clients]
+        here, there = await connected_to(server, one, 5, but_not=other), await connected_to(server, other, 4, but_not=one)
+        count = Tally(server.runtime / "tally", 3).of("m", "1.0")  # in the place of gRPC's process
+        waiting = [asyncio.create_task(client.ask("/predictions/m", HOLD)) for client in here[:3] + there[:3]]
+        await until(lambda: count.total() == 6)
 
-        await until(lambda: sum(task.done() for task in answers) >= 3)
-        refused, waiting = await asyncio.wait(answers, timeout=0.1)
+        answers = [await client.ask("/predictions/m", HOLD) for client in here[3:] + there[3:]]
 
-        assert [task.result().status for task in refused] == [503] * 3
-        while waiting:
+        assert [answer.status for answer in answers] == [503] * 3
+        while not all(task.done() for task in waiting):
             server.worker.release()
-            _, waiting = await asyncio.wait(waiting, timeout=0.05)
-        assert sum(task.result().status == 200 for task in answers) == 6
+            await asyncio.sleep(0.01)
+        assert [task.result().status for task in waiting] == [200] * 6
 
     serve(scenario, processes=2)
 

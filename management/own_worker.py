@@ -14,9 +14,11 @@ import msgspec
 from ..archiver.unpack import open_archive
 from ..handlers.generation import GenerationEvent, GenerationRequest
 from ..handlers.protocol import EndHead, Kind, Reader, RequestHead, ResponseHead, WorkerConfig, pack
+from .environment import child_environment
 from .errors import ManagementError
 from .one_model import Named
-from .processes import Children, LoadFailed, WorkerProcess, child_environment, describe_end, start_worker, unused
+from .processes import Children, describe_end
+from .worker_process import LoadFailed, WorkerProcess, start_worker, unused
 
 LOAD_SECONDS = 3600.0  # the hub may be slow, and the model large
 

@@ -15,11 +15,12 @@ from ..archiver.unpack import ModelArchive
 from ..handlers.protocol import Metric, RequestHead, WorkerConfig
 from .autoscaler.config import sleeps
 from .errors import NoWorker
-from .processes import Children, WorkerProcess, start_worker
+from .processes import Children
 from .registry import VersionRecord
 from .routing import ModelRoute, Replica
 from .serving import DEFAULT_RETRY_SECONDS
 from .settings import Settings
+from .worker_process import WorkerProcess, start_worker
 from .workers import Death, State, Worker
 
 

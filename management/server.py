@@ -18,6 +18,7 @@ from . import addresses, guard, sockets
 from .control import ControlPlane
 from .data_plane import accepting, grpc_process, http_master, write_options
 from .devices import GpuRoundRobin, visible_gpus
+from .environment import child_environment, worker_environment
 from .errors import ManagementError
 from .interfaces import Interfaces, open_sockets
 from .kept import Kept
@@ -26,7 +27,7 @@ from .logs import open_logs
 from .measuring import Measuring
 from .metrics import all_families, exposition, waiting_requests
 from .pool import Surroundings
-from .processes import Children, child_environment, worker_environment
+from .processes import Children
 from .registry import Registry
 from .routing import RouteWriter
 from .runtime import RuntimeFolder, own_state

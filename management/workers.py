@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from .processes import LoadFailed, WorkerProcess, describe_end, new_tail, out_of_memory_kills
+from .processes import describe_end, out_of_memory_kills
+from .worker_process import LoadFailed, WorkerProcess, new_tail
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-from flambeau.management.processes import child_environment
+from flambeau.management.environment import child_environment
 
 
 def test_a_child_s_environment_is_ours_less_what_is_hidden():

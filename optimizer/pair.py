@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from .candidate import MSEC_PER_MINUTE
 from .system import AcceleratorSpec, Load, ModelTarget, PerfData, ServerSpec, System
 
+LARGEST_BATCH = 10**12  # what an answer of next to no tokens would allow is no number any more
 _BYTES_PER_GB = 1e9
 
 
@@ -26,7 +27,8 @@ class Pair:
         if self.server.max_batch_size > 0:
             batch = self.server.max_batch_size
         else:
-            batch = max(int(self.perf.max_batch_size * self.perf.at_tokens // self.load.avg_out_tokens), 1)
+            scaled = self.perf.max_batch_size * self.perf.at_tokens // self.load.avg_out_tokens
+            batch = max(int(min(scaled, LARGEST_BATCH)), 1)
         return batch if self.perf.kv_bytes_per_token is None else min(batch, self.fitting)
 
     @property

@@ -87,8 +87,11 @@ class Replicas:
     @property
     def served(self) -> Flags:
         """Whether the times make sense: never zero, never shrinking as the batch grows."""
-        a, b = self.intercept, self.slope
-        return (a >= 0) & (b >= 0) & (a + b > 0) & (self.beta >= 0) & (self.delta >= 0) & np.isfinite(a + b * self.batch)
+        with np.errstate(all="ignore"):  # what overflows is refused
+            a, b = self.intercept, self.slope
+            return (
+                (a >= 0) & (b >= 0) & (a + b > 0) & (self.beta >= 0) & (self.delta >= 0) & np.isfinite(a + b * self.batch)
+            )
 
     @property
     def flat(self) -> Flags:

@@ -1,6 +1,7 @@
 """A solution for people: tables with bars in the terminal, JSON, or a PNG. Reads the system's file; decides nothing."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -124,7 +125,8 @@ def print_tables(solved: Solved, console: Console | None = None) -> None:
         console.print_json(data=explanations(solved.solution))
     exact = solved.solution.exact
     if exact is not None and not exact.optimal:
-        console.print(f"Time ran out: the cost may be up to {exact.gap:.2%} above the least.")
+        above = f"up to {exact.gap:.2%}" if math.isfinite(exact.gap) else "any amount"
+        console.print(f"Time ran out: the cost may be {above} above the least.")
 
 
 def _servers(solved: Solved, bar_width: int) -> Table:

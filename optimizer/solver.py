@@ -1,5 +1,6 @@
 """From a system to its allocations: candidates, a choice, and what was chosen in the words of the wire."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -126,5 +127,6 @@ def solution_body(solution: Solution, spec: OptimizerSpec) -> dict[str, object]:
     """The answer of /optimize: the allocations, and what was asked for beyond them."""
     body: dict[str, object] = {"allocations": encode(solution.allocations(power=spec.power_weight is not None))}
     if solution.exact is not None and not solution.exact.optimal:
-        body["solver"] = {"optimal": False, "gap": solution.exact.gap, "seconds": solution.exact.seconds}
+        gap = solution.exact.gap if math.isfinite(solution.exact.gap) else None  # nothing is known of the least cost
+        body["solver"] = {"optimal": False, "gap": gap, "seconds": solution.exact.seconds}
     return body

@@ -199,7 +199,15 @@ def property_gates() -> list[Gate]:
         ),
         ("recorded conversations: repeated, but for what is intended", "test_api.py -k recorded"),
     ):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *f"tests/optimizer/{names}".split()]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-o",
+            "addopts=--import-mode=importlib",
+            *f"tests/optimizer/{names}".split(),
+        ]
         environ = os.environ | {"OPTIMIZER_EXAMPLES": "500"}
         ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900, check=False)
         told = re.findall(r"\d+ (?:passed|failed|error)[^,\n]*", ended.stdout) or [

@@ -17,7 +17,7 @@ from .link import Call, Link
 from .metrics import ModelMetrics
 from .tally import Count
 
-TELL_WITHIN_SECONDS = 0.3  # of a worker's death; so long we wait to hear how it died
+TELL_WITHIN_SECONDS = 0.5  # of a worker's death; so long we wait to hear how it died
 
 
 class ModelQueue:
@@ -169,7 +169,7 @@ class ModelQueue:
     def _tell_orphans(self, now: float) -> None:
         orphans, self._orphans = self._orphans, []
         for link, calls, deadline in orphans:
-            if (end := self.route.ends.get(link.worker_id)) or now > deadline:
+            if (end := self.route.ends.get(link.address)) or now > deadline:
                 self._lose(link, calls, WorkerDied(f"({end})" if end else ""))
             else:
                 self._orphans.append((link, calls, deadline))

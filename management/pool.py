@@ -135,7 +135,7 @@ class Pool:
             name=record.name,
             version=record.version,
             replicas=[Replica(worker.id, worker.address) for worker in self.ready()],
-            ends={worker.id: worker.ended for worker in self.workers if worker.ended},
+            ends=dict(worker.ended for worker in self.workers if worker.ended),
             wanted_workers=sum(worker.state in (State.LOADING, State.WAITING) for worker in self.workers),
             batch_size=record.batch_size,
             response_timeout_seconds=record.response_timeout,

@@ -28,7 +28,7 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str
     replicas: list[Replica] = []
-    ends: dict[str, str] = {}  # workers on their way back → how their last process ended, for those whose requests it had
+    ends: dict[str, str] = {}  # addresses of processes that have died → how, for those whose requests they had
     wanted_workers: int = 0  # with no replica up but some on their way (starting, restarting), requests wait for one
     batch_size: int = 1
     response_timeout_seconds: float = 120.0  # a worker may be silent for so long while it owes an answer

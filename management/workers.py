@@ -62,7 +62,7 @@ class Worker:
         self.generation = 0  # counts its processes: each gets a socket of its own
         self.restarts = 0
         self.last_error = ""
-        self.ended = ""  # how the process that last served did, until the next one serves
+        self.ended: tuple[str, str] | None = None  # the address of the process that served last, and how it ended
         self.tail = new_tail()  # what its process has printed last
         self.last_death: Death | None = None
         self.load_seconds = 0.0
@@ -135,15 +135,16 @@ class Worker:
             self._tell_first(self.last_error)
             return None, isinstance(failure, LoadFailed) and failure.final
         self.load_seconds = time.monotonic() - begun
-        self.ended = ""
         self._set(State.READY)
         self._on_loaded(f"W-{self.id}-{self._label}", self.load_seconds)
         self._tell_first("")
         logger.info("Worker %s of %s is ready (pid %d, %.1f s)", self.id, self._label, self.process.pid, self.load_seconds)
         ready_at, self.last_error = time.monotonic(), ""
         code = await asyncio.shield(self.process.ended)
-        self.ended = self._describe_end(code)
-        self.last_error = f"{self.last_error}: {self.ended}" if self.last_error else self.ended
+        words = self._describe_end(code)
+        self.ended = self.address, words
+        self.last_error = f"{self.last_error}: {words}" if self.last_error else words
+        self._set(State.WAITING)  # whoever waits for its answers hears at once how it ended
         return time.monotonic() - ready_at, False
 
     def _describe_end(self, code: int) -> str:

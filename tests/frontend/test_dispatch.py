@@ -86,7 +86,7 @@ def test_a_worker_that_dies_costs_only_what_it_was_running(run):
         plane.publish(doomed, healthy)
 
         doomed.die()
-        plane.publish(healthy, ends={"w1": "killed by SIGKILL"})
+        plane.publish(healthy, ends={doomed.address: "killed by SIGKILL"})
 
         answer = await first.answer()
         assert (answer.status, b"Worker died. (killed by SIGKILL)" in answer.body) == (500, True)

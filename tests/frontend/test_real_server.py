@@ -170,9 +170,10 @@ def test_a_client_that_leaves_is_not_run(server, tmp_path):
 
 
 def test_of_10_plus_5_requests_beyond_the_one_that_runs_exactly_5_are_refused_at_once(server):
+    """At once: within 50 ms, in one of three tries (this process, which asks, may be slow itself)."""
     server.register("full")
 
-    async def scenario():
+    async def slowest_refusal():
         clients = [await server.connect() for _ in range(1 + 10 + 5)]
 
         async def ask(client, seconds: float) -> tuple[int, float]:
@@ -186,11 +187,11 @@ def test_of_10_plus_5_requests_beyond_the_one_that_runs_exactly_5_are_refused_at
 
         refused = [seconds for status, seconds in answers if status == 503]
         assert len(refused) == 5
-        assert sorted(refused)[2] < 0.05
         assert [status for status, _ in answers].count(200) == 10
         assert (await running)[0] == 200
+        return max(refused)
 
-    asyncio.run(scenario())
+    assert any(asyncio.run(slowest_refusal()) < 0.05 for _ in range(3))
 
 
 def test_half_sent_and_idle_connections_leave_ping_fast(server):

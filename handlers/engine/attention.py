@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from . import cpu
 from .kv_cache import BLOCK, KvCache
 
 SLOW = 3  # query heads of a key head: in 32 bits a CPU multiplies 4 rows by a matrix in 3/4 of the time that 3 take
@@ -42,6 +43,8 @@ class Attention:
     def __init__(self, cache: KvCache) -> None:
         self.cache = cache
         self._decode = 0
+        self._loop = cpu.attention(cache)
+        self._looped = False
         self._at: tuple[torch.Tensor, ...] = ()
         self._mask = torch.empty(0)
         self._reaches: list[Reach] = []
@@ -52,7 +55,10 @@ class Attention:
         self.cache.reserve(max([*(position + 1 for position in positions), *(end for _, _, end in parts)]))
         device = self.cache.device
         self._decode = len(slots)
-        if slots:
+        self._looped = self._loop is not None
+        if self._loop is not None:
+            self._loop.prepare(slots, positions)
+        elif slots:
             reaches = [self._reach(block, slots, positions) for block in range(max(positions) // BLOCK + 1)]
             self._prepare_rows(torch.tensor(slots, device=device), torch.tensor(positions, device=device), reaches)
         self._parts, row = [], len(slots)
@@ -67,7 +73,7 @@ class Attention:
     def prepare_fixed(self, slots: torch.Tensor, positions: torch.Tensor, blocks: int) -> None:
         """Decoding rows alone, every one over the same number of blocks: nothing depends on what the tensors hold, so the
         step can be recorded once and played again."""
-        self._decode, self._parts = len(slots), []
+        self._decode, self._parts, self._looped = len(slots), [], False
         self._prepare_rows(slots, positions, [Reach(block, slice(0, len(slots)), slots) for block in range(blocks)])
 
     def _prepare_rows(self, slots: torch.Tensor, positions: torch.Tensor, reaches: list[Reach]) -> None:
@@ -81,7 +87,7 @@ class Attention:
         """q [rows, query heads, dim], k and v [rows, heads, dim] → [rows, query heads, dim]."""
         rows = self._decode
         if not self._parts:
-            return self._attend_rows(layer, q, k, v, scale).to(q.dtype)
+            return self._attend_rows(layer, q, k, v, scale)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         if rows:
             out[:rows] = self._attend_rows(layer, q[:rows], k[:rows], v[:rows], scale)
@@ -90,13 +96,15 @@ class Attention:
         return out
 
     def _attend_rows(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """One query a row, to the same shape in 32 bits."""
+        """One query a row, to the same shape."""
+        if self._loop is not None and self._looped:
+            return self._loop(layer, q, k, v, scale)
         self.cache.write_rows(layer, self._at, k, v)
         queries = (q * scale).unflatten(1, (k.shape[1], -1))
         shared = queries.shape[2]
         if shared == SLOW and queries.dtype == torch.float32:
             queries = pad(queries, (0, 0, 0, 1))
-        return self._weigh_rows(layer, queries)[:, :, :shared].reshape(q.shape)
+        return self._weigh_rows(layer, queries)[:, :, :shared].reshape(q.shape).to(q.dtype)
 
     def _weigh_rows(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
         """[rows, heads, queries of a head, dim], scaled, to the same shape in 32 bits."""

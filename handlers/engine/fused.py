@@ -1,4 +1,4 @@
-"""The runner for decoders of Llama's shape: a layer in nine operations, its weights fused and packed.
+"""The runner for decoders of Llama's shape: a layer in ten operations, its weights fused and packed.
 
 Llama, Mistral, Qwen2 and Qwen3: RMS norms, rotary positions, gated feed-forward; without windows or quantization.
 Everything else is `runner.HfRunner`'s. The model it is made from gives up its weights.
@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding, silu
+from torch.nn.functional import embedding
 
+from . import cpu
 from .attention import Attention
 from .fixed_steps import FixedSteps, Recorder
 from .kv_cache import KvCache
+from .operations import Operations
 from .packed import linear
 from .runner import Output, Unsupported, flat, kv_shape, prepare
 from .scheduler import Plan
@@ -45,12 +47,15 @@ class FusedRunner:
         self.cache = KvCache(kv_shape(config), slots + 1, max_model_len, model.dtype, self.device)  # one to spoil
         self.attention = Attention(self.cache)
         self._heads, self._kv_heads = config.num_attention_heads, self.cache.shape.heads
-        self._dim, self._epsilon = self.cache.shape.dim, config.rms_norm_eps
+        self._dim = self.cache.shape.dim
+        epsilon = config.rms_norm_eps
+        self._operations = Operations(epsilon) if recorder else cpu.operations(self.device, self.dtype, epsilon)
         self._rotary = model.model.rotary_emb
         self._norm = model.model.norm.weight.detach()
         self._embeddings = model.get_input_embeddings().weight.detach()
         self._head = linear(model.get_output_embeddings().weight, None)
         self._layers = [self._fuse(layer) for layer in model.model.layers]
+        self._next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._norm]
         self._fixed = FixedSteps(self._step, self.attention, slots, recorder) if recorder else None
 
     def run(self, plan: Plan, rows: list[int], hidden: bool) -> Output:
@@ -58,42 +63,34 @@ class FusedRunner:
             return Output(self._fixed.run(plan), None)
         ids, positions = flat(plan)
         prepare(self.attention, plan)
-        h = self._forward(torch.tensor(ids, device=self.device), torch.tensor([positions], device=self.device))
-        if hidden:
-            states = self._normed(h, self._norm)
-            return Output(self._head(states[rows]), states)
-        asked = h if len(rows) == len(ids) else h[rows]
-        return Output(self._head(self._normed(asked, self._norm)), None)
+        asked = None if hidden or len(rows) == len(ids) else torch.tensor(rows, device=self.device)
+        states = self._forward(torch.tensor(ids, device=self.device), torch.tensor([positions], device=self.device), asked)
+        return Output(self._head(states[rows] if hidden else states), states if hidden else None)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.cache.copy_prefix(source, target, length)
 
     def _step(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return self._head(self._normed(self._forward(ids, positions), self._norm))  # type: ignore[no-any-return]
+        return self._head(self._forward(ids, positions, None))  # type: ignore[no-any-return]
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """[rows] to the last layer's [rows, size]."""
-        h = embedding(ids, self._embeddings)
-        cos, sin = (part[0, :, None] for part in self._rotary(h[None], positions))  # [rows, 1, dim]
-        half = self._dim // 2
-        rows, turned, scale = len(ids), self._heads + self._kv_heads, self._dim**-0.5
-        for number, layer in enumerate(self._layers):
-            qkv = layer.qkv(self._normed(h, layer.input_norm)).view(rows, -1, self._dim)
-            qk, v = qkv[:, :turned], qkv[:, turned:]
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
+        """[rows] to [rows, size], or of the asked rows only: the others' keys and values are kept, nobody reads the rest."""
+        do, h = self._operations, embedding(ids, self._embeddings)
+        cos, sin = (part[0] for part in self._rotary(h[None], positions))
+        turned, scale = self._heads + self._kv_heads, self._dim**-0.5
+        normed = do.norm(h, self._layers[0].input_norm)
+        for number, (layer, next_norm) in enumerate(zip(self._layers, self._next_norms, strict=True)):
+            heads = layer.qkv(normed).view(len(ids), -1, self._dim)
             if layer.head_norms is not None:
-                qk = self._normed(qk, layer.head_norms)
-            qk = qk * cos + torch.cat((-qk[..., half:], qk[..., :half]), dim=-1) * sin
-            attended = self.attention(number, qk[:, : self._heads], qk[:, self._heads :], v, scale)
-            h += layer.output(attended.reshape(rows, -1))
-            gate, up = layer.gate_up(self._normed(h, layer.feed_norm)).chunk(2, dim=-1)
-            h += layer.down(silu(gate, inplace=True).mul_(up))
-        return h
-
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """RMS norm as Hugging Face has it: in 32 bits, weighted after rounding."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._epsilon)
-        return weight * wide.to(x.dtype)
+                heads[:, :turned] = do.norm(heads[:, :turned], layer.head_norms)
+            qk = do.rotate(heads, turned, cos, sin)
+            attended = self.attention(number, qk[:, : self._heads], qk[:, self._heads :], heads[:, turned:], scale)
+            attended = attended.flatten(1)
+            if asked is not None and layer is self._layers[-1]:
+                h, attended = h[asked], attended[asked]
+            normed = do.add_norm(h, layer.output(attended), layer.feed_norm)
+            normed = do.add_norm(h, layer.down(do.gate(layer.gate_up(normed))), next_norm)
+        return normed
 
     def _fuse(self, layer: Any) -> Layer:
         attention, feed = layer.self_attn, layer.mlp

@@ -63,6 +63,7 @@ class App:
             options.max_response_bytes,
             options.stream_buffer_bytes,
             tally_of(runtime, options),
+            options.busy_poll_seconds,
         )
         self._gate = Gate(runtime, options)
         found = [route for routes in PROTOCOLS for route in routes(self.models, options)]

@@ -14,6 +14,7 @@ from ..management.routing import ModelRoute, Replica
 from .dial import Dialler
 from .errors import ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, WorkerDied
 from .link import Call, Link
+from .lookout import Lookout
 from .metrics import ModelMetrics
 from .tally import Count
 
@@ -29,6 +30,7 @@ class ModelQueue:
         metrics: ModelMetrics,
         on_stalled: Callable[[str], None],
         dialler: Dialler,
+        lookout: Lookout,
         count: Count | None = None,
     ) -> None:
         self.route = route
@@ -43,7 +45,7 @@ class ModelQueue:
         self._removed = False
         self._limit = route.job_queue_size
         self._on_stalled = on_stalled
-        self._dialler = dialler
+        self._dialler, self._lookout = dialler, lookout
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.update(route)
@@ -199,7 +201,7 @@ class ModelQueue:
                 task.add_done_callback(self._tasks.discard)
 
     def _link_to(self, replica: Replica) -> Link:
-        return Link(replica.worker_id, replica.address, self, self._loop, self._dialler)
+        return Link(replica.worker_id, replica.address, self, self._loop, self._dialler, self._lookout)
 
     def _fail_waiting(self, error: RequestError) -> None:
         calls, self.waiting = list(self.waiting), deque()

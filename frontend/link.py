@@ -26,6 +26,7 @@ from ..handlers.protocol import (
 )
 from .dial import Dialler
 from .errors import RequestError
+from .lookout import Lookout
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,13 @@ class Link(asyncio.Protocol):
     """`hello` is None until the worker has introduced itself."""
 
     def __init__(
-        self, worker_id: str, address: str, owner: Owner, loop: asyncio.AbstractEventLoop, dialler: Dialler
+        self,
+        worker_id: str,
+        address: str,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        dialler: Dialler,
+        lookout: Lookout,
     ) -> None:
         self.worker_id = worker_id
         self.address = address
@@ -95,6 +102,7 @@ class Link(asyncio.Protocol):
         self._owner = owner
         self._loop = loop
         self._dialler = dialler
+        self._lookout = lookout
         self._reader = Reader()
         self._transport: asyncio.WriteTransport | None = None
         self._unsent: list[bytes] = []
@@ -145,6 +153,8 @@ class Link(asyncio.Protocol):
         if self._unsent:
             frames, self._unsent = self._unsent, []
             self._write(b"".join(frames))
+            if len(self.in_flight) == 1 and self._pace < self._lookout.seconds:
+                self._lookout.watch(self.in_flight)
 
     def _write(self, frames: bytes) -> None:
         if self._transport is not None and not self.closed:

@@ -17,6 +17,7 @@ from .dial import Dialler
 from .dispatch import ModelQueue
 from .errors import ModelError, ModelNotFound, ModelVersionNotFound, RequestError, ResponseTooLarge, SlowReader, WorkerDied
 from .link import Call
+from .lookout import Lookout
 from .metrics import Metrics
 from .tally import Tally
 
@@ -35,12 +36,13 @@ class Models:
         max_response_bytes: int = 1 << 30,
         backlog_bytes: int = 1 << 20,
         tally: Tally | None = None,
+        busy_poll_seconds: float = 0.0,
     ) -> None:
         self.table = Table()
         self.max_response_bytes = max_response_bytes
         self.backlog_bytes = backlog_bytes  # chunks that nobody has taken from a stream, until it is given up
         self._reader = RouteReader(runtime)
-        self._dialler = Dialler(runtime)
+        self._dialler, self._lookout = Dialler(runtime), Lookout(busy_poll_seconds)
         self._metrics = metrics
         self._stalled = stalled
         self._wake = wake
@@ -62,7 +64,9 @@ class Models:
                 queue.update(route)
             else:
                 count = self._tally.of(*key) if self._tally else None
-                self._queues[key] = ModelQueue(route, self._metrics.model(*key), self._stalled, self._dialler, count)
+                self._queues[key] = ModelQueue(
+                    route, self._metrics.model(*key), self._stalled, self._dialler, self._lookout, count
+                )
 
     def find(self, name: str, version: str | None = None) -> ModelQueue:
         """The version, or the default one; ModelNotFound or ModelVersionNotFound."""

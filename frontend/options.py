@@ -46,6 +46,8 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     drain_delay_seconds: float = 0.0  # after SIGTERM: new connections are accepted for so long
     stream_buffer_bytes: int = 262144  # unsent, per stream; a client which reads slower is cut off
 
+    busy_poll_seconds: float = 0.0  # `lookout`
+
     cors: Cors = Cors()
     allowed_hosts: list[str] = []  # Host names beside loopback's and the binds' own; "*": any
     queue_full_status: Literal[503, 429] = 503

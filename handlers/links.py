@@ -3,7 +3,8 @@
 Requests come out as `Exchange`s, which are the way back too. Answers are collected and written together by `flush`; what
 a peer does not take stays here and is written when it can be. The parts of streams are written by `flush_soon`: at once, or,
 when they come faster than once in a millisecond, together by a thread that writes while a handler computes; it does nothing
-else, and `lock` is around whatever it touches. Not for: what is done with a request (`worker`).
+else, and `lock` is around whatever it touches. Whoever has just been woken soon looks for a moment before it sleeps again: to
+be woken costs a virtual machine more than many a handler takes. Not for: what is done with a request (`worker`).
 """
 
 import os
@@ -28,7 +29,11 @@ class Links:
     """All of them. `take` is called with each request, `cancel` with each whose client has left."""
 
     def __init__(
-        self, control: socket.socket, take: Callable[[Exchange], None], cancel: Callable[[Exchange], None]
+        self,
+        control: socket.socket,
+        take: Callable[[Exchange], None],
+        cancel: Callable[[Exchange], None],
+        busy_poll_seconds: float = 0.0,
     ) -> None:
         self.take = take
         self.cancel = cancel
@@ -38,6 +43,8 @@ class Links:
         self.stopped = 0.0  # when it was told to stop
         self.lost_control = False
         self.polled = 0.0
+        self._busy_poll = busy_poll_seconds
+        self._lively = False  # the last wait was no longer than that
         self.lock = threading.RLock()
         self._late = threading.Event()
         self._late_writer: threading.Thread | None = None
@@ -78,7 +85,7 @@ class Links:
 
     def poll(self, timeout_seconds: float | None) -> None:
         """Receive what has come; wait for something at most `timeout_seconds`."""
-        for key, events in self._selector.select(timeout_seconds):
+        for key, events in self._wait(timeout_seconds):
             link = key.data
             if not isinstance(link, Link):
                 link()
@@ -89,6 +96,20 @@ class Links:
             if events & selectors.EVENT_READ and not link.closed:
                 self._receive(link)
         self.polled = time.monotonic()
+
+    def _wait(self, timeout_seconds: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout_seconds == 0.0 or not self._busy_poll:
+            return self._selector.select(timeout_seconds)
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        begun = time.monotonic()
+        while self._lively and not ready:
+            ready = self._selector.select(0.0)
+            os.sched_yield()  # whoever has something to do goes first
+            self._lively = time.monotonic() - begun < min(self._busy_poll, timeout_seconds or self._busy_poll)
+        if not ready:
+            ready = self._selector.select(timeout_seconds)
+        self._lively = time.monotonic() - begun < self._busy_poll
+        return ready
 
     def flush(self) -> None:
         """Hand every collected answer to its socket."""

@@ -107,6 +107,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
     max_response_bytes: int = 6553500
+    busy_poll_us: int = 0
     metrics_config: str | None = None  # path of a metrics.yaml
     metrics_mode: str = "log"
     server_version: str = ""

@@ -89,7 +89,7 @@ class Worker:
         self, context: Context, config: WorkerConfig, control: socket.socket, credit: int, ready: Ready | None = None
     ) -> None:
         self._context = context
-        self.links = Links(control, self.take, self.cancel)
+        self.links = Links(control, self.take, self.cancel, config.busy_poll_us / 1e6)
         hello = Hello(config.model, config.version, config.worker_id, os.getpid(), credit)
         self.links.listen(config.listen, hello)
         self._busy = 0.0

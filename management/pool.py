@@ -224,6 +224,7 @@ class Pool:
             limit_max_image_pixels=settings.limit_max_image_pixels,
             decode_input_request=settings.decode_input_request,
             max_response_bytes=settings.max_response_size,
+            busy_poll_us=settings.busy_poll_us,
             metrics_config=settings.metrics_config,
             metrics_mode=settings.metrics_mode,
             server_version=self._around.server_version,

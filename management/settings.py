@@ -116,6 +116,11 @@ class Settings:
     limit_max_image_pixels: bool = _is(True, "PIL's limit against decompression bombs stays on")
     decode_input_request: bool = _is(True, "JSON and text bodies are decoded before the handler sees them")
     http_processes: int = _is(1, "processes that speak HTTP; one serves tens of thousands of requests a second", minimum=1)
+    busy_poll_us: int = _is(
+        300,
+        "microseconds that a process under traffic looks for what comes next before it sleeps; 0: it sleeps at once",
+        minimum=0,
+    )
     full_queue_status: int = _is(503, "answer when a model's queue is full: 503 or 429", choices=("503", "429"))
     header_timeout: float = _is(10.0, "seconds a client may take to send its headers", minimum=0.1)
     keep_alive_timeout: float = _is(75.0, "seconds an idle connection stays open", minimum=0)

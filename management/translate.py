@@ -31,6 +31,7 @@ def frontend_options(
         "keep_alive_seconds": settings.keep_alive_timeout,
         "drain_seconds": settings.drain_timeout,
         "drain_delay_seconds": settings.drain_delay,
+        "busy_poll_seconds": settings.busy_poll_us / 1e6,
         "cors": {
             "allowed_origin": settings.cors_allowed_origin,
             "allowed_methods": settings.cors_allowed_methods,

@@ -65,6 +65,7 @@ class ModelQueue:
         if self._count is not None:
             self._count.add(1)
         now = call.submitted = self._loop.time()
+        call.again = self._idempotent and sequence is None
         if sequence is not None and self._open:
             self._worker_of(sequence).send(call, now)
         elif not self.waiting and (link := self._least_busy()) is not None:
@@ -133,11 +134,16 @@ class ModelQueue:
             self._measure()
 
     def lost(self, link: Link, calls: list[Call]) -> None:
-        """Its calls are told when the table says how the worker ended, or soon."""
+        """Its calls are run once more if the model allows it; else told when the table says how the worker ended, or soon."""
         self.leaving(link)
         if self._links.get(link.worker_id) is link:
             del self._links[link.worker_id]  # `tick` connects again as long as the table lists the worker
-        if calls:
+        again = [call for call in calls if call.again and not call.cancelled and not self._removed]
+        for call in reversed(again):
+            call.again, call.link = False, None
+            self.waiting.appendleft(call)
+        self._refill()
+        if calls := [call for call in calls if call not in again]:
             self._orphans.append((link, calls, self._loop.time() + TELL_WITHIN_SECONDS))
         if self._removed:
             self._tell_orphans(float("inf"))  # nobody ticks us any more
@@ -157,6 +163,7 @@ class ModelQueue:
     def update(self, route: ModelRoute) -> None:
         self.route = route
         self.by_sequence = bool(route.model_yaml.get("sequenceBatching"))
+        self._idempotent = bool(route.model_yaml.get("idempotent"))
         listed = {replica.worker_id for replica in route.replicas}
         for worker_id in self._links.keys() - listed:
             link = self._links.pop(worker_id)

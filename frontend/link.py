@@ -40,7 +40,7 @@ _RESPONSE, _CHUNK = int(Kind.RESPONSE), int(Kind.CHUNK)
 class Call:
     """One request to a worker, from the queue to its last frame; subclasses say what becomes of the frames."""
 
-    __slots__ = ("body", "cancelled", "id", "link", "request", "sent", "submitted")
+    __slots__ = ("again", "body", "cancelled", "id", "link", "request", "sent", "submitted")
 
     def __init__(self, request: RequestHead, body: bytes | bytearray | memoryview) -> None:
         self.request = request
@@ -50,6 +50,7 @@ class Call:
         self.submitted = 0.0
         self.sent = 0.0
         self.cancelled = False
+        self.again = False  # another worker may run it when this one dies; its body is kept so long
 
     def answered(self, head: ResponseHead, body: memoryview) -> None:
         """The whole answer."""
@@ -139,7 +140,9 @@ class Link(asyncio.Protocol):
         if not self._unsent:  # frames of one turn of the event loop share a system call
             self._loop.call_soon(self._flush)
         self._unsent.append(frame)
-        call.link, call.sent, call.body = self, now, b""
+        call.link, call.sent = self, now
+        if not call.again:
+            call.body = b""
         self.in_flight[call.id] = call
 
     def cancel(self, call: Call) -> None:
@@ -216,6 +219,7 @@ class Link(asyncio.Protocol):
         match frame.kind:
             case Kind.START:
                 if (call := self.in_flight.get(frame.id)) is not None and not call.cancelled:
+                    call.again = False
                     call.started(frame.head(ResponseHead))
             case Kind.END:
                 if (call := self.in_flight.pop(frame.id, None)) is not None:

@@ -95,6 +95,57 @@ def test_a_worker_that_dies_costs_only_what_it_was_running(run):
     run(scenario)
 
 
+def test_an_idempotent_request_is_run_once_more_when_its_worker_dies(run):
+    async def scenario(plane):
+        first, second, third = [await plane.worker(name) for name in ("w1", "w2", "w3")]
+        model = {"model_yaml": {"idempotent": True}}
+        plane.publish(first, **model)
+        (client,) = await clients(plane, 1)
+        client.send("/predictions/m", HOLD)
+        await until(lambda: first.held)
+        plane.publish(first, second, **model)
+        await until(lambda: len(plane.app.models.find("m")._open) == 2)
+
+        first.die()
+        await until(lambda: second.held)
+        assert [body for _, body in second.requests] == [HOLD]
+        second.release()
+        assert (await client.answer()).status == 200
+        assert plane.app.models.find("m").outstanding == 0
+
+        client.send("/predictions/m", HOLD)
+        await until(lambda: second.held)
+        plane.publish(second, third, **model)
+        await until(lambda: len(plane.app.models.find("m")._open) == 2)
+        second.die()
+        await until(lambda: third.held)
+        third.die()
+        plane.publish(ends={third.address: "killed by SIGKILL"}, wanted_workers=1, **model)
+        answer = await client.answer()
+        assert (answer.status, b"Worker died. (killed by SIGKILL)" in answer.body) == (500, True)
+
+    run(scenario)
+
+
+def test_what_has_begun_to_answer_is_not_run_again(run):
+    async def scenario(plane):
+        first, second = await plane.worker("w1"), await plane.worker("w2")
+        model = {"model_yaml": {"idempotent": True}}
+        plane.publish(first, **model)
+        client = await plane.client()
+        client.send("/predictions/m", b'{"do": "begin"}')
+        await client.reader.readuntil(b"first")
+        plane.publish(first, second, **model)
+        await until(lambda: len(plane.app.models.find("m")._open) == 2)
+
+        first.die()
+
+        await until(lambda: plane.app.models.find("m").outstanding == 0)
+        assert second.requests == []
+
+    run(scenario)
+
+
 def test_a_silent_worker_is_given_up_and_reported(run, runtime):
     async def scenario(plane):
         told = []

@@ -25,6 +25,7 @@ from gunicorn.sock import close_sockets
 from gunicorn.workers.base import Worker
 from prometheus_client.multiprocess import mark_process_dead
 
+from ..management.sockets import notice_vanished
 from .app import App
 from .connection import Connection
 from .models import TICK_SECONDS
@@ -125,6 +126,8 @@ class HttpProcess(Worker):  # type: ignore[misc]
         tls = tls_context(options)
         doors: list[tuple[str, Literal["inference", "sax"]]] = [(bind, "inference") for bind in options.binds]
         doors += [(bind, "sax") for bind in options.sax_binds]
+        for listener in self.sockets:
+            notice_vanished(listener)
         servers = [
             await loop.create_server(
                 functools.partial(Connection, app, name),

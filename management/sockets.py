@@ -11,6 +11,7 @@ from .addresses import Address
 from .errors import StartError
 
 BACKLOG = 128
+PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES = 30, 5, 5  # of a silent peer
 
 
 def listen(address: Address) -> socket.socket:
@@ -26,7 +27,18 @@ def listen(address: Address) -> socket.socket:
         listener.close()
         raise StartError(_complaint(address, error)) from None
     listener.listen(BACKLOG)
+    notice_vanished(listener)
     return listener
+
+
+def notice_vanished(listener: socket.socket) -> None:
+    """Who is gone without a word is found out within a minute, however long the answer takes: accepted sockets inherit it."""
+    if listener.family == socket.AF_UNIX or not hasattr(socket, "TCP_KEEPIDLE"):
+        return
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_SECONDS)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_SECONDS)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
 
 
 def listen_unix(path: Path) -> socket.socket:

@@ -70,6 +70,14 @@ class Server:
             await self.master.wait()
 
 
+def probed(port: int) -> list[bool]:
+    """For each connection to this port: does the kernel ask silent peers whether they are there?"""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [
+        timer.startswith("02:") for _, at, _, state, _, timer, *_ in lines if at.endswith(f":{port:04X}") and state == "01"
+    ]
+
+
 @pytest.fixture
 def serve(runtime):
     """Runs an async test with started processes: `serve(scenario, option=…)`."""
@@ -87,6 +95,17 @@ def serve(runtime):
         asyncio.run(main())
 
     return start
+
+
+def test_a_client_that_waits_is_asked_whether_it_is_still_there(serve):
+    async def scenario(server):
+        client = await server.client()
+        client.send("/predictions/m", HOLD)
+        await until(lambda: server.worker.held)
+
+        assert probed(server.port) == [True]
+
+    serve(scenario)
 
 
 def test_a_killed_process_is_replaced_while_the_other_one_answers(serve):

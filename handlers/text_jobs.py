@@ -107,7 +107,7 @@ class Generation:
             return
         choice.tokens += len(event.token_ids)
         if event.token_ids:
-            self._watch.saw(len(event.token_ids), event.began)
+            self._watch.saw(len(event.token_ids), event.began, event.index)
         self._cached = max(self._cached, event.cached_tokens)
         piece = choice.stream.push(event.token_ids, event.logprobs)
         finish, reason = event.finish, event.stop_reason

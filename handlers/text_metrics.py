@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from .base import Request
 from .engine.interface import EngineLike, Stats
@@ -30,15 +31,21 @@ class TextMetrics:
     ) -> None:
         self._engine, self._metrics, self._clock, self._worker_id = engine, metrics, clock, worker_id
         self._told = Stats()
+        self._computed = 0
         self._next = 0.0
 
     def look(self, busy: bool) -> None:
-        """Tell what changed since the last time: when it is time, or when the engine comes to rest."""
+        """After each step: its tokens, and when it is time, or the engine comes to rest, what changed since the last time."""
         now = self._clock()
-        if self._metrics is None or (busy and now < self._next):
+        if self._metrics is None:
+            return
+        stats, told = self._engine.stats(), self._told
+        if stats.computed_tokens > self._computed:
+            self.observe_tokens("LlmStepTokens", stats.computed_tokens - self._computed)
+            self._computed = stats.computed_tokens
+        if busy and now < self._next:
             return
         self._next = now + EVERY_SECONDS
-        stats, told = self._engine.stats(), self._told
         for name, counter in TOTALS.items():
             if more := getattr(stats, counter) - getattr(told, counter):
                 self._metrics.add_counter(name, more)
@@ -67,6 +74,15 @@ class TextMetrics:
             self._metrics.add_metric(name, tokens, "count", metric_type=MetricTypes.HISTOGRAM)
 
 
+@dataclass(slots=True)
+class Pace:
+    """Of one choice: when its first and its last tokens came, and how many after the first step."""
+
+    first: float
+    last: float
+    more: int = 0
+
+
 class Watch:
     """One request's numbers. Its time begins when the server had it, in whichever queue it waited."""
 
@@ -74,14 +90,19 @@ class Watch:
         self._metrics, self._arrived, self._clock = metrics, arrived, clock
         self._began: float | None = None
         self._first: float | None = None
-        self._more = 0  # tokens after the first step
+        self._choices: dict[int, Pace] = {}
 
-    def saw(self, tokens: int, began: float | None = None) -> None:
-        """A step gave the request so many; `began` is when an engine that knows it began to read the prompt."""
+    def saw(self, tokens: int, began: float | None = None, choice: int = 0) -> None:
+        """A step gave one of the choices so many; `began` is when an engine that knows it began to read the prompt."""
+        now = self._clock()
+        if (pace := self._choices.get(choice)) is None:
+            self._choices[choice] = Pace(now, now)
+        else:
+            pace.last = now
+            pace.more += tokens
         if self._first is not None:
-            self._more += tokens
             return
-        self._began, self._first = began, self._clock()
+        self._began, self._first = began, now
         self._metrics.observe_seconds("LlmTimeToFirstToken", self._first - self._arrived)
         if began is not None:
             self._metrics.observe_seconds("LlmQueueTime", began - self._arrived)
@@ -96,7 +117,8 @@ class Watch:
             metrics.observe_tokens("LlmRequestGeneratedTokens", usage.completion_tokens)
         if self._first is not None:
             metrics.observe_seconds("LlmDecodeTime", now - self._first)
-            if self._more:
-                metrics.observe_seconds("LlmInterTokenLatency", (now - self._first) / self._more)
+            for pace in self._choices.values():
+                if pace.more:
+                    metrics.observe_seconds("LlmInterTokenLatency", (pace.last - pace.first) / pace.more)
         if self._began is not None:
             metrics.observe_seconds("LlmInferenceTime", now - self._began)

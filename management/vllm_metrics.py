@@ -48,6 +48,7 @@ ALIASES: dict[str, tuple[Alias, ...]] = {
     "LlmPrefillTime": (Alias("vllm:request_prefill_time_seconds", "histogram", "From there to the first token.", SECONDS),),
     "LlmDecodeTime": (Alias("vllm:request_decode_time_seconds", "histogram", "From the first token to the end.", SECONDS),),
     "LlmInferenceTime": (Alias("vllm:request_inference_time_seconds", "histogram", "Both together.", SECONDS),),
+    "LlmStepTokens": (Alias("vllm:iteration_tokens_total", "histogram", "Tokens that a step ran through the model."),),
     "LlmRequestPromptTokens": (Alias("vllm:request_prompt_tokens", "histogram", "Prompt tokens of a request."),),
     "LlmRequestGeneratedTokens": (Alias("vllm:request_generation_tokens", "histogram", "Tokens generated for a request."),),
 }

@@ -58,7 +58,7 @@ class Engine:
         self._handles = itertools.count(1)
         self._live: dict[int, list[Sequence]] = {}
         self._counts = dict.fromkeys(
-            ("prompt_tokens", "cached_tokens", "generated_tokens", "finished", "aborted", "steps"), 0
+            ("prompt_tokens", "cached_tokens", "generated_tokens", "computed_tokens", "finished", "aborted", "steps"), 0
         )
 
     def add_request(
@@ -149,6 +149,7 @@ class Engine:
         output = self.runner.run(plan, wanted, embeds)
         self._scheduler.ran(plan)
         self._counts["steps"] += 1
+        self._counts["computed_tokens"] += len(plan.decode) + sum(chunk.end - chunk.start for chunk in plan.chunks)
         for row, at, count in scored:
             self._score(row, output.logits[at : at + count])
         if embeds:

@@ -55,6 +55,7 @@ class Stats:
     prompt_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens that a kept prefix saved
     generated_tokens: int = 0
+    computed_tokens: int = 0  # run through the model, of prompts and answers; 0 where an engine does not tell
     finished: int = 0
     aborted: int = 0
     preempted: int = 0

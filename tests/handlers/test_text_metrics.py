@@ -33,6 +33,38 @@ def test_what_an_engine_tells_is_taken_by_the_workers_store():
     assert kinds["LlmTimeToFirstToken"] == kinds["LlmInterTokenLatency"] == "histogram"
 
 
+def test_each_step_tells_how_many_tokens_it_ran():
+    class Stepping:
+        computed = 0
+
+        def stats(self) -> Stats:
+            return Stats(computed_tokens=self.computed)
+
+    engine, store = Stepping(), Metrics("chat")
+    metrics = TextMetrics(engine, store, lambda: 0.0)
+    for engine.computed in (256, 256, 260):
+        metrics.look(busy=True)
+
+    assert [metric.value for metric in store.pending if metric.name == "LlmStepTokens"] == [256, 4]
+
+
+def test_each_choice_has_its_own_time_between_tokens():
+    store, now = Metrics("chat"), [0.0]
+    watch = TextMetrics(Engine(), store, lambda: now[0]).watch(
+        Request(1, RequestHead("generate", "1", []), memoryview(b""), 0.0)
+    )
+    for step in range(1, 4):
+        for choice in (0, 1):
+            now[0] = step + choice / 2
+            watch.saw(1, choice=choice)
+    now[0] = 10.0  # the end is told later than the last token comes
+
+    watch.ended("stop")
+
+    between = [metric.value for metric in store.pending if metric.name == "LlmInterTokenLatency"]
+    assert between == [1000.0, 1000.0]
+
+
 def test_an_engine_counts_its_tokens_and_times_its_requests(tmp_path):
     model = start(TextGeneration, tmp_path, engine="mock", mock={"steps_per_second": 0})
     metrics = Metrics("m")

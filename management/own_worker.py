@@ -67,7 +67,11 @@ class OwnWorker:
 
 @asynccontextmanager
 async def own_worker(
-    model: Named, folder: Path, on_line: Callable[[str, str], None] = unused, handler: str | None = None
+    model: Named,
+    folder: Path,
+    on_line: Callable[[str, str], None] = unused,
+    handler: str | None = None,
+    service_envelope: str | None = None,
 ) -> AsyncGenerator[OwnWorker, None]:
     """A worker with the model loaded; it ends with the block. RunFailed with the cause when it can't be loaded."""
     archive = open_archive(model.path, folder / "models")
@@ -81,6 +85,7 @@ async def own_worker(
         listen=f"unix:{address}",
         manifest=archive.manifest.as_json(),
         model_yaml=archive.config.raw,
+        service_envelope=service_envelope,
     )
     try:
         process = await start_worker(children, config, child_environment(os.environ), on_line, unused)

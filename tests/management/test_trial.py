@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -36,6 +38,14 @@ def test_an_archive_is_asked_without_a_server(tried):
 
     assert (done.exit_code, done.stdout) == (0, "HELLO\n")
     assert "asked" in done.stderr
+
+
+def test_bodies_are_wrapped_as_config_properties_says(tried):
+    echo = "def handle(data, context):\n    return data and [row['body'] for row in data]\n"
+
+    done = tried(echo, '{"instances": [{"body": {"n": 1}}]}', "--service-envelope", "kserve")
+
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"predictions": [{"n": 1}]})
 
 
 def test_streamed_parts_are_shown_as_they_come(tried):

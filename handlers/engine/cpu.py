@@ -71,6 +71,8 @@ class CpuOperations(Operations):
         return normed
 
     def rotate(self, heads: torch.Tensor, turned: int, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        if cos.shape[1] != heads.shape[2]:  # a loop would read beyond its end
+            return super().rotate(heads, turned, cos, sin)
         run(self._loops.rotate, len(heads), 4 * heads.numel(), array(heads), turned, array(cos), array(sin))
         return heads[:, :turned]
 

@@ -78,7 +78,11 @@ def test_workers_follow_the_load_to_none_and_back_and_no_request_fails(server):
     told = ask(server, "GET", "/autoscaler")
     assert not told["last_error"]
     assert {event["outcome"] for event in told["events"]} == {"done"}
-    assert any("no request for 1.5 s" in event["decision"]["reason"] for event in told["events"])
+    server.wait(  # an event is told when its workers have gone, which the waking need not wait for
+        lambda: any(
+            "no request for 1.5 s" in event["decision"]["reason"] for event in ask(server, "GET", "/autoscaler")["events"]
+        )
+    )
 
 
 def test_the_autoscaler_is_paused_and_told_to_try_only(server):

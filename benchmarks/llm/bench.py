@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 OURS = ("fused", "hf")
 PLAIN = ("one by one", "static 32", "transformers cb")
-CASES = "15m-float32-A,15m-bfloat16-A,125m-float32-A,125m-bfloat16-A,15m-float32-B,125m-bfloat16-B"
+CASES = "15m-float32-A,15m-bfloat16-A,125m-float32-A,125m-bfloat16-A,125m-float32-C,15m-float32-B,125m-bfloat16-B"
 
 
 def main() -> None:

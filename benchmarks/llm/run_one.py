@@ -24,7 +24,7 @@ def main() -> None:
     from workload import requests
 
     model = models.load(given.model, Path(given.folder), given.dtype, given.device)
-    wanted = requests(given.model, models.SHAPES[given.model]["vocab_size"], given.workload)
+    wanted = requests(models.SHAPES[given.model]["vocab_size"], given.workload)
     wanted = wanted[: given.requests or len(wanted)]
     clock = Clock()
     times = ENGINES[given.engine](model, wanted, clock)

@@ -1,6 +1,6 @@
 """The requests every engine gets: 32 of them, prompts of 32 to 256 tokens, answers of 16 to 256, always the same ones.
 
-A: all at once. B: the same, arriving like Poisson at 3 a second. The 125M model gets shorter ones, so that a run stays short.
+A: all at once. B: the same, arriving like Poisson at 3 a second. C: shorter ones at once, prompts to 128 and answers to 96.
 """
 
 import random
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 COUNT = 32
 RATE = 3.0
+LONGEST = {"A": (256, 256), "B": (256, 256), "C": (128, 96)}  # prompt, answer
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class Wanted:
     arrival: float  # seconds after the start
 
 
-def requests(model: str, vocabulary: int, workload: str) -> list[Wanted]:
+def requests(vocabulary: int, workload: str) -> list[Wanted]:
     chance = random.Random(7)
-    longest_prompt, longest_answer = (128, 96) if model == "125m" else (256, 256)
+    longest_prompt, longest_answer = LONGEST[workload]
     made, clock = [], 0.0
     for _ in range(COUNT):
         prompt = [chance.randrange(3, vocabulary) for _ in range(chance.randint(32, longest_prompt))]

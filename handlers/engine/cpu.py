@@ -1,10 +1,13 @@
-"""The loops of `loops` on torch's tensors: a layer's operations, and attention of decoding rows, for a CPU.
+"""The loops of `loops` on torch's tensors, for a CPU: a layer's operations, attention of decoding rows, and products of a few
+rows with a packed matrix.
 
 They take the place of a dozen torch operations each where numba is installed (the extra `llm` brings it). As many threads
 as torch has share a loop that is long enough.
 """
 
+import ctypes
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -19,6 +22,9 @@ from .operations import Operations
 log = logging.getLogger(__name__)
 
 BITS = {torch.float32: 32, torch.bfloat16: 16}
+COLUMNS, DEPTH = 64, 32  # oneDNN's blocks of a packed matrix
+NEAR = 0.02  # what was read from a wrong place would be far off
+THREADS = 2 if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE" else 1  # torch's would keep the cores busy that ours need
 WORTH_A_THREAD = 200_000  # numbers touched: some 50 µs
 
 
@@ -32,13 +38,19 @@ def find(dtype: torch.dtype) -> Any:
 
         return compiled(BITS[dtype]) if PLACES == BLOCK else None
     except ImportError:
-        log.info("numba is not installed: attention and norms run as torch operations, at about two thirds of the speed")
+        log.info("numba is not installed: attention, norms and small products are torch's, at about half the speed")
         return None
 
 
 def array(x: torch.Tensor) -> np.ndarray:
     """The same memory; numbers of 16 bits as integers."""
     found: np.ndarray = x.numpy() if x.dtype == torch.float32 else x.view(torch.int16).numpy()
+    return found
+
+
+def pairs(x: torch.Tensor) -> np.ndarray:
+    """The same memory; numbers of 16 bits two by two as an integer."""
+    found: np.ndarray = x.numpy() if x.dtype == torch.float32 else x.view(torch.int32).numpy()
     return found
 
 
@@ -106,6 +118,40 @@ class CpuAttention:
         rows = (array(q), array(k), array(v), *self._layers[layer], self._slots, self._positions)
         run(self._attend, len(q), touched, *rows, scale, array(out))
         return out
+
+
+class FewRows:
+    """A matrix as oneDNN has packed it, read where it lies: [panel, depth, 64 columns], the last panel filled up with zeros;
+    numbers of 16 bits in pairs, neighbours in depth."""
+
+    def __init__(
+        self, packed: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None, multiply: Callable[..., None]
+    ) -> None:
+        self._packed, self._columns, self._multiply = packed, shape[0], multiply
+        kind = np.float32 if packed.dtype == torch.float32 else np.int32
+        memory = (ctypes.c_char * torch.ops.mkldnn._nbytes(packed)).from_address(torch.ops.mkldnn.data_ptr(packed))
+        self._panels = np.frombuffer(memory, kind).reshape(-(-shape[0] // COLUMNS), -1, COLUMNS)
+        self._bias = array(torch.zeros(shape[0], dtype=packed.dtype) if bias is None else bias)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, depth] in one piece to [rows, columns]."""
+        y = x.new_empty((len(x), self._columns))
+        given = (pairs(x), self._panels, self._bias, array(y))
+        run(self._multiply, len(self._panels), self._panels.size, *given)
+        return y
+
+
+def few_rows(packed: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None) -> FewRows | None:
+    """For a matrix [columns, depth]; None where it does not lie that way, and for more threads than this was measured with."""
+    loops, (columns, depth) = find(packed.dtype), shape
+    if loops is None or loops.multiply is None or depth % DEPTH or torch.get_num_threads() > THREADS:
+        return None
+    size = -(-columns // COLUMNS) * COLUMNS * depth * packed.dtype.itemsize
+    if not hasattr(torch.ops.mkldnn, "data_ptr") or torch.ops.mkldnn._nbytes(packed) != size:
+        return None
+    found, x = FewRows(packed, shape, bias, loops.multiply), torch.linspace(-1, 1, depth).to(packed.dtype)[None]
+    wanted = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return found if torch.allclose(found(x), wanted, rtol=NEAR, atol=NEAR * float(wanted.abs().max())) else None
 
 
 def operations(device: torch.device, dtype: torch.dtype, epsilon: float) -> Operations:

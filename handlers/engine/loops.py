@@ -1,8 +1,9 @@
-"""Loops that a CPU runs instead of many small torch operations, compiled by numba: attention of decoding rows, norms, gates.
+"""Loops that a CPU runs instead of many small torch operations, compiled by numba: attention of decoding rows, norms, gates,
+products of a few rows with a packed matrix.
 
-A product of three queries with a long matrix waits for memory in any library of matrix products; a loop reads each key once
-for all queries and stops where the text ends. Numbers of 16 bits come as the integers that hold their bits and are widened
-on the way. Every loop takes a range of rows, so that several threads can share it, and holds no lock of the interpreter.
+Attention reads each key once for all queries and stops where the text ends. Numbers of 16 bits come as the integers that
+hold their bits and are widened on the way. Every loop takes a range, so that several threads can share it, and holds no lock
+of the interpreter.
 
 Not for: choosing when these are used (`operations`).
 """
@@ -16,6 +17,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from .tiles import LANES, NARROW, PAIRS, WIDE, tile
+
 # Without the assumption that no number is infinite or not a number.
 FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
 OPTIONS: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "nogil": True}
@@ -26,17 +29,20 @@ LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 C0, C1, C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 C3, C4, C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
 PLACES = 128
+DEEP = 1024  # lines of a panel at a time: they stay next to the core until all rows have had them
 INT = ir.IntType(32)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+WIDE_TILE, NARROW_TILE, SINGLE_TILE = tile(WIDE), tile(NARROW), tile(1)
 
 
 class Loops(NamedTuple):
-    """The last two arguments of each are the range of rows."""
+    """The last two arguments of each are a range: of rows, or of the panels of a matrix."""
 
     attend: Callable[..., None]
     rotate: Callable[..., None]
     add_norm: Callable[..., None]
     gate: Callable[..., None]
+    multiply: Callable[..., None] | None  # None where pairs of 16 bits can't be
 
 
 @cache
@@ -52,7 +58,11 @@ def compiled(bits: int) -> Loops:
         _add_norm: (matrix, matrix, number[::1], types.float32, matrix, *places),
         _gate: (matrix, matrix, *places),
     }
-    return Loops(*(_compile(loop, types.void(*given)) for loop, given in signatures.items()))
+    multiplied = types.float32 if bits == 32 else types.int32  # a pair
+    if bits == 32 or PAIRS:
+        signatures[_multiply] = (multiplied[:, ::1], multiplied[:, :, ::1], number[::1], matrix, *places)
+    made = {loop: _compile(loop, types.void(*given)) for loop, given in signatures.items()}
+    return Loops(made[_attend], made[_rotate], made[_add_norm], made[_gate], made.get(_multiply))
 
 
 def _compile(loop: Callable[..., None], signature: Any) -> Callable[..., None]:
@@ -108,16 +118,23 @@ def _exp(x: Any) -> Any:
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _score(queries: Any, keys: Any, scores: Any) -> None:
-    """[queries, dim] and [dim, positions] to [queries, positions]."""
-    for query in range(len(queries)):
-        for place in range(PLACES):
-            scores[query, place] = ZERO
-    for d in range(len(keys)):
-        for query in range(len(queries)):
-            x = queries[query, d]
-            for place in range(PLACES):
-                scores[query, place] += x * _wide(keys[d, place])
+def _multiply_add(x: Any, w: Any, out: Any) -> None:
+    """out [rows, columns] += x [rows, depth] · w [depth, columns], with `tile`s as far as there are columns for them."""
+    columns = out.shape[1]
+    at = 0
+    while at + WIDE * LANES <= columns:
+        WIDE_TILE(x, w[:, at:], out[:, at:])
+        at += WIDE * LANES
+    while at + NARROW * LANES <= columns:
+        NARROW_TILE(x, w[:, at:], out[:, at:])
+        at += NARROW * LANES
+    while at + LANES <= columns:
+        SINGLE_TILE(x, w[:, at:], out[:, at:])
+        at += LANES
+    for row in range(len(x)):
+        for d in range(len(w)):
+            for column in range(at, columns):
+                out[row, column] += x[row, d] * _wide(w[d, column])
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -135,16 +152,6 @@ def _exponents(scores: Any, most: Any) -> Any:
         scores[place] = _exp(scores[place] - most)
         total += scores[place]
     return total
-
-
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _weigh(weights: Any, values: Any, count: Any, out: Any) -> None:
-    """[queries, positions] times the first of [positions, dim], added to [queries, dim]."""
-    for place in range(count):
-        for query in range(len(out)):
-            x = weights[query, place]
-            for d in range(out.shape[1]):
-                out[query, d] += x * _wide(values[place, d])
 
 
 def _attend(
@@ -175,14 +182,13 @@ def _attend(
             for query in range(shared):
                 for d in range(dim):
                     queries[head, query, d] = _wide(q[row, head * shared + query, d]) * scale
-                    found[head, query, d] = ZERO
+        scores[:used], found[:] = ZERO, ZERO
         for block in range(used):
             for head in range(heads):
-                _score(queries[head], keys[block, slot, head], scores[block, head])
+                _multiply_add(queries[head], keys[block, slot, head], scores[block, head])
+        scores[used - 1, :, :, at + 1 :] = NOTHING
         for head in range(heads):
             for query in range(shared):
-                for place in range(at + 1, size):
-                    scores[used - 1, head, query, place] = NOTHING
                 most, total = NOTHING, ZERO
                 for block in range(used):
                     most = _most(scores[block, head, query], most)
@@ -190,17 +196,30 @@ def _attend(
                     total += _exponents(scores[block, head, query], most)
                 totals[head, query] = total
         for block in range(used):
+            count = min(size, positions[row] + 1 - block * size)
             for head in range(heads):
-                _weigh(
-                    scores[block, head],
-                    values[block, slot, head],
-                    min(size, positions[row] + 1 - block * size),
-                    found[head],
-                )
+                _multiply_add(scores[block, head], values[block, slot, head, :count], found[head])
         for head in range(heads):
             for query in range(shared):
                 for d in range(dim):
                     out[row, head * shared + query, d] = _narrow(found[head, query, d] / totals[head, query], out[0, 0, 0])
+
+
+def _multiply(x: Any, panels: Any, bias: Any, out: Any, first: Any, last: Any) -> None:
+    """out [rows, columns] = x [rows, depth] · panels [panel, depth, 64 columns], plus bias; a range of panels."""
+    _, depth, size = panels.shape
+    sums = np.empty((len(x), size), np.float32)
+    for panel in range(first, last):
+        sums[:] = ZERO
+        for start in range(0, depth, DEEP):
+            for at in range(0, size, NARROW * LANES):
+                NARROW_TILE(x[:, start:], panels[panel, start : start + DEEP, at:], sums[:, at:])
+        at = panel * size
+        added = bias[at : at + size]
+        for row in range(len(x)):
+            line, totals = out[row, at : at + size], sums[row]
+            for column in range(len(line)):
+                line[column] = _narrow(totals[column] + _wide(added[column]), line[column])
 
 
 def _rotate(heads: Any, turned: Any, cos: Any, sin: Any, first: Any, last: Any) -> None:

@@ -13,6 +13,7 @@ from flambeau.handlers.engine.engine import Engine, Limits
 from flambeau.handlers.engine.fused import FusedRunner
 from flambeau.handlers.engine.kv_cache import BLOCK, KvCache, KvShape
 from flambeau.handlers.engine.operations import Operations
+from flambeau.handlers.engine.packed import FEW, pack
 from flambeau.handlers.generation import SamplingParams
 
 TYPES = pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
@@ -53,11 +54,11 @@ def test_operations_are_those_of_torch(threads, dtype, near):
 
 @torch.inference_mode()
 @TYPES
-@pytest.mark.parametrize("queries", [2, 6])
-def test_attention_is_that_of_torch_for_rows_in_any_slots(threads, dtype, near, queries):
+@pytest.mark.parametrize(("queries", "dim"), [(2, 16), (6, 24), (8, 80), (14, 128), (26, 196)])
+def test_attention_is_that_of_torch_for_rows_in_any_slots(threads, dtype, near, queries, dim):
     torch.manual_seed(0)
     chance = random.Random(0)
-    shape, slots = KvShape(1, 2, 16), sorted(chance.sample(range(9), 6))
+    shape, slots = KvShape(1, 2, dim), sorted(chance.sample(range(9), 6))
     positions = [0, BLOCK - 1, BLOCK, 3 * BLOCK - 1, *(chance.randrange(3 * BLOCK) for _ in range(2))]
     found = []
     for looped in (True, False):
@@ -69,12 +70,54 @@ def test_attention_is_that_of_torch_for_rows_in_any_slots(threads, dtype, near, 
         if not looped:
             attention._loop = None
         attention.prepare(slots, positions, [])
-        rows = torch.randn(6, queries + 4, 16).to(dtype)
-        found.append((attention(0, rows[:, :queries], rows[:, queries:-2], rows[:, -2:], 0.25), cache))
+        rows = torch.randn(6, queries + 4, dim).to(dtype)
+        found.append((attention(0, rows[:, :queries], rows[:, queries:-2], rows[:, -2:], dim**-0.5), cache))
     (ours, written), (theirs, expected) = found
     near_to(ours, theirs, near)
     assert torch.equal(written.keys[0], expected.keys[0])
     assert torch.equal(written.values[0], expected.values[0])
+
+
+def products(dtype, columns, depth, bias):
+    torch.manual_seed(0)
+    weight = torch.randn(columns, depth).to(dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
+    return weight, cpu.few_rows(packed, weight.shape, bias)
+
+
+@torch.inference_mode()
+@TYPES
+@pytest.mark.parametrize(("columns", "depth"), [(64, 32), (200, 96), (320, 2080)])
+def test_a_few_rows_times_a_packed_matrix(monkeypatch, threads, dtype, near, columns, depth):
+    monkeypatch.setattr(cpu, "THREADS", threads)
+    bias = torch.randn(columns).to(dtype)
+    weight, ours = products(dtype, columns, depth, bias)
+    if ours is None:
+        pytest.skip("this processor, or this torch, packs in another way")
+    for rows in (1, 5, 6, 7, 19):
+        x = torch.randn(rows, depth).to(dtype) / depth**0.5
+        near_to(ours(x), torch.nn.functional.linear(x, weight, bias), 2 * near)
+
+
+@torch.inference_mode()
+def test_a_matrix_that_lies_in_another_way_is_left_to_torch(monkeypatch):
+    if products(torch.float32, 128, 64, None)[1] is None:
+        pytest.skip("this processor, or this torch, packs in another way")
+    monkeypatch.setattr(cpu, "COLUMNS", 128)  # as many bytes, in another order
+    weight, ours = products(torch.float32, 128, 64, None)
+    assert ours is None
+    layer, x = pack(weight), torch.randn(2, 3, 64)
+    near_to(layer(x), torch.nn.functional.linear(x, weight), 1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, FEW, FEW + 1])
+def test_a_packed_layer_takes_any_shape(rows):
+    weight, bias = torch.randn(96, 64), torch.randn(96)
+    layer, x = pack(weight, bias), torch.randn(1, rows, 64)
+    near_to(layer(x), torch.nn.functional.linear(x, weight, bias), 1e-4)
+    apart = torch.randn(64, rows).T
+    near_to(layer(apart), torch.nn.functional.linear(apart, weight, bias), 1e-4)
 
 
 def test_what_is_not_a_number_stays_visible():

@@ -38,9 +38,7 @@ def main() -> None:
     model = models.make(MODEL, given.folder)
     vocabulary = models.SHAPES[MODEL]["vocab_size"]
     arrivals = [request.arrival for request in requests(vocabulary, "B")]
-    warm, all_at_once, poisson = (
-        [in_text(request, turn) for request in requests(vocabulary, "A")] for turn in range(3)
-    )
+    warm, all_at_once, poisson = ([in_text(request, turn) for request in requests(vocabulary, "A")] for turn in range(3))
     workloads = [(warm[:4], [0.0] * 4), (all_at_once, [0.0] * len(arrivals)), (poisson, arrivals)]
     runs: dict[str, list[report.Result]] = {}
     with report.conditions() as conditions:

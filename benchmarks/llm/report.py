@@ -78,9 +78,10 @@ def header(versions: dict[str, str]) -> str:
     return (
         "# Language models: measured\n\n"
         f"`make bench-llm` on {cpu()}, {os.cpu_count()} cores; one computing thread, CPU time of the process: tokens per\n"
-        "second of one core. Random weights of Llama's shape; 32 requests, prompts 32–256, outputs 16–256, greedy. Workload A: all\n"
-        "at once; B: Poisson arrivals at 3 a second; C: at once, prompts 32–128, outputs 16–96. Medians of interleaved rounds.\n"
-        "`fused` and `hf` are the runners of Flambeau's engine, `static 32` is `generate()` on padded batches.\n"
+        "second of one core. Random weights of Llama's shape; 32 requests, prompts 32–256, outputs 16–256, greedy.\n"
+        "Workload A: all at once; B: Poisson arrivals at 3 a second; C: at once, prompts 32–128, outputs 16–96.\n"
+        "Medians of interleaved rounds. `fused` and `hf` are the runners of Flambeau's engine, `static 32` is `generate()` on\n"
+        "padded batches.\n"
         f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.\n"
     )
 

@@ -1,5 +1,5 @@
-"""The loops of `loops` on torch's tensors, for a CPU: a layer's operations, attention of decoding rows, and products of a few
-rows with a packed matrix.
+"""The loops of `loops` on torch's tensors, for a CPU: a layer's operations, attention of decoding rows, products with packed
+matrices.
 
 They take the place of a dozen torch operations each where numba is installed (the extra `llm` brings it). As many threads
 as torch has share a loop that is long enough.
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BITS = {torch.float32: 32, torch.bfloat16: 16}
 COLUMNS, DEPTH = 64, 32  # oneDNN's blocks of a packed matrix
+TOGETHER = 8  # rows that take as long to multiply as the matrix takes to read
 NEAR = 0.02  # what was read from a wrong place would be far off
 THREADS = 2 if os.environ.get("OMP_WAIT_POLICY") == "PASSIVE" else 1  # torch's would keep the cores busy that ours need
 WORTH_A_THREAD = 200_000  # numbers touched: some 50 µs
@@ -120,7 +121,7 @@ class CpuAttention:
         return out
 
 
-class FewRows:
+class Product:
     """A matrix as oneDNN has packed it, read where it lies: [panel, depth, 64 columns], the last panel filled up with zeros;
     numbers of 16 bits in pairs, neighbours in depth."""
 
@@ -137,11 +138,11 @@ class FewRows:
         """[rows, depth] in one piece to [rows, columns]."""
         y = x.new_empty((len(x), self._columns))
         given = (pairs(x), self._panels, self._bias, array(y))
-        run(self._multiply, len(self._panels), self._panels.size, *given)
+        run(self._multiply, len(self._panels), self._panels.size * -(-len(x) // TOGETHER), *given)
         return y
 
 
-def few_rows(packed: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None) -> FewRows | None:
+def product(packed: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None) -> Product | None:
     """For a matrix [columns, depth]; None where it does not lie that way, and for more threads than this was measured with."""
     loops, (columns, depth) = find(packed.dtype), shape
     if loops is None or loops.multiply is None or depth % DEPTH or torch.get_num_threads() > THREADS:
@@ -149,7 +150,7 @@ def few_rows(packed: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None)
     size = -(-columns // COLUMNS) * COLUMNS * depth * packed.dtype.itemsize
     if not hasattr(torch.ops.mkldnn, "data_ptr") or torch.ops.mkldnn._nbytes(packed) != size:
         return None
-    found, x = FewRows(packed, shape, bias, loops.multiply), torch.linspace(-1, 1, depth).to(packed.dtype)[None]
+    found, x = Product(packed, shape, bias, loops.multiply), torch.linspace(-1, 1, depth).to(packed.dtype)[None]
     wanted = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return found if torch.allclose(found(x), wanted, rtol=NEAR, atol=NEAR * float(wanted.abs().max())) else None
 

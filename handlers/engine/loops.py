@@ -1,5 +1,5 @@
 """Loops that a CPU runs instead of many small torch operations, compiled by numba: attention of decoding rows, norms, gates,
-products of a few rows with a packed matrix.
+products with packed matrices.
 
 Attention reads each key once for all queries and stops where the text ends. Numbers of 16 bits come as the integers that
 hold their bits and are widened on the way. Every loop takes a range, so that several threads can share it, and holds no lock
@@ -29,7 +29,7 @@ LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 C0, C1, C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 C3, C4, C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
 PLACES = 128
-DEEP = 1024  # lines of a panel at a time: they stay next to the core until all rows have had them
+DEEP, ROWS = 1024, 256  # lines of a panel, and rows that meet them, at a time: both stay near the core meanwhile
 INT = ir.IntType(32)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 WIDE_TILE, NARROW_TILE, SINGLE_TILE = tile(WIDE), tile(NARROW), tile(1)
@@ -208,18 +208,20 @@ def _attend(
 def _multiply(x: Any, panels: Any, bias: Any, out: Any, first: Any, last: Any) -> None:
     """out [rows, columns] = x [rows, depth] · panels [panel, depth, 64 columns], plus bias; a range of panels."""
     _, depth, size = panels.shape
-    sums = np.empty((len(x), size), np.float32)
-    for panel in range(first, last):
-        sums[:] = ZERO
-        for start in range(0, depth, DEEP):
-            for at in range(0, size, NARROW * LANES):
-                NARROW_TILE(x[:, start:], panels[panel, start : start + DEEP, at:], sums[:, at:])
-        at = panel * size
-        added = bias[at : at + size]
-        for row in range(len(x)):
-            line, totals = out[row, at : at + size], sums[row]
-            for column in range(len(line)):
-                line[column] = _narrow(totals[column] + _wide(added[column]), line[column])
+    sums = np.empty((min(ROWS, len(x)), size), np.float32)
+    for row in range(0, len(x), ROWS):
+        some, given = x[row : row + ROWS], out[row : row + ROWS]
+        for panel in range(first, last):
+            sums[:] = ZERO
+            for start in range(0, depth, DEEP):
+                for at in range(0, size, NARROW * LANES):
+                    NARROW_TILE(some[:, start:], panels[panel, start : start + DEEP, at:], sums[:, at:])
+            at = panel * size
+            added = bias[at : at + size]
+            for number in range(len(some)):
+                line, totals = given[number, at : at + size], sums[number]
+                for column in range(len(line)):
+                    line[column] = _narrow(totals[column] + _wide(added[column]), line[column])
 
 
 def _rotate(heads: Any, turned: Any, cos: Any, sin: Any, first: Any, last: Any) -> None:

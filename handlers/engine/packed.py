@@ -11,7 +11,6 @@ from torch import nn
 
 from . import cpu
 
-FEW = 48  # rows, up to which oneDNN waits for memory; `cpu.FewRows` waits less
 ROWS_HINT = 32  # the layout is chosen for products with so many rows; right for any number
 
 
@@ -34,12 +33,11 @@ class Packed(nn.Module):  # type: ignore[misc]
         super().__init__()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_HINT)
         self._bias = bias
-        self._few_rows = cpu.few_rows(self._weight, weight.shape, bias)
+        self._product = cpu.product(self._weight, weight.shape, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        size = x.shape[-1]
-        if self._few_rows is not None and x.numel() <= FEW * size and x.is_contiguous():
-            return self._few_rows(x.view(-1, size)).view(*x.shape[:-1], -1)
+        if self._product is not None:
+            return self._product(x.reshape(-1, x.shape[-1]).contiguous()).view(*x.shape[:-1], -1)
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return y
 

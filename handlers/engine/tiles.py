@@ -1,10 +1,8 @@
-"""Products of a few rows with a matrix, as the loops of `loops` need them: the matrix is read once, in order.
+"""Tiles: the product of a few rows with a few vectors of columns, of which the loops of `loops` make their products.
 
-A tile is as many rows times as many vectors of columns as a CPU has registers to sum up in; nothing is stored before a sum
-is complete. Libraries of matrix products are made for many rows: with one to thirty-two they reach half of what the
-memory gives (benchmarks/RESULTS-llm.md). Written in LLVM's language, as numba has no vectors of its own.
-
-Not for: many rows, where such a library is best.
+A tile is as large as a CPU has registers to sum up in, so nothing is stored before a sum is complete, and the matrix is read
+once, in order: with one to sixteen rows at the speed of memory, with many at that of the core (docs/llm-engine.md,
+Measured). Written in LLVM's language, as numba has no vectors of its own.
 """
 
 from collections.abc import Callable

@@ -50,7 +50,7 @@ class Tracer:
 @torch.inference_mode()
 def test_recorded_steps_give_what_generate_gives_while_rows_come_and_go_and_memory_grows(monkeypatch):
     monkeypatch.setattr(fused, "KvCache", Growing)
-    monkeypatch.setattr(cpu, "few_rows", lambda *_: None)  # its loops are not torch's operations
+    monkeypatch.setattr(cpu, "product", lambda *_: None)  # its loops are not torch's operations
     tracer = Tracer()
     runner = FusedRunner(tiny_models.model("qwen3"), 8, LENGTH, tracer)
     engine = Engine(runner, Limits(max_rows=8, max_tokens=64), slots=8)

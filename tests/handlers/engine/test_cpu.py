@@ -96,7 +96,7 @@ def test_rows_times_a_packed_matrix(monkeypatch, threads, dtype, near, columns, 
         pytest.skip("this processor, or this torch, packs in another way")
     for rows in (1, 5, 6, 7, 256, 259):
         x = torch.randn(rows, depth).to(dtype) / depth**0.5
-        near_to(ours(x), torch.nn.functional.linear(x, weight, bias), 2 * near)
+        near_to(ours(x), torch.nn.functional.linear(x, weight, bias), 5 * near)
 
 
 @torch.inference_mode()

@@ -76,10 +76,11 @@ class TextMetrics:
 
 @dataclass(slots=True)
 class Pace:
-    """Of one choice: when its first and its last tokens came, and how many after the first step."""
+    """Of one choice: when its first and its last tokens came, how many, and how many after the first step."""
 
     first: float
     last: float
+    tokens: int
     more: int = 0
 
 
@@ -96,9 +97,10 @@ class Watch:
         """A step gave one of the choices so many; `began` is when an engine that knows it began to read the prompt."""
         now = self._clock()
         if (pace := self._choices.get(choice)) is None:
-            self._choices[choice] = Pace(now, now)
+            self._choices[choice] = Pace(now, now, tokens)
         else:
             pace.last = now
+            pace.tokens += tokens
             pace.more += tokens
         if self._first is not None:
             return
@@ -116,6 +118,7 @@ class Watch:
             metrics.observe_tokens("LlmRequestPromptTokens", usage.prompt_tokens)
             metrics.observe_tokens("LlmRequestGeneratedTokens", usage.completion_tokens)
         if self._first is not None:
+            metrics.observe_tokens("LlmRequestLongestChoice", max(pace.tokens for pace in self._choices.values()))
             metrics.observe_seconds("LlmDecodeTime", now - self._first)
             for pace in self._choices.values():
                 if pace.more:

@@ -51,6 +51,9 @@ ALIASES: dict[str, tuple[Alias, ...]] = {
     "LlmStepTokens": (Alias("vllm:iteration_tokens_total", "histogram", "Tokens that a step ran through the model."),),
     "LlmRequestPromptTokens": (Alias("vllm:request_prompt_tokens", "histogram", "Prompt tokens of a request."),),
     "LlmRequestGeneratedTokens": (Alias("vllm:request_generation_tokens", "histogram", "Tokens generated for a request."),),
+    "LlmRequestLongestChoice": (
+        Alias("vllm:request_max_num_generation_tokens", "histogram", "Tokens of a request's longest choice."),
+    ),
 }
 
 

@@ -103,6 +103,19 @@ def test_why_a_request_ended_is_counted(tmp_path, asked, reason):
     assert counted.value == 1 and ("FinishReason", reason) in counted.dimensions
 
 
+def test_the_longest_choice_is_told():
+    store = Metrics("chat")
+    watch = TextMetrics(Engine(), store, lambda: 1.0).watch(
+        Request(1, RequestHead("generate", "1", []), memoryview(b""), 0.0)
+    )
+    for choice, tokens in ((0, 2), (1, 1), (1, 3), (0, 1)):
+        watch.saw(tokens, choice=choice)
+
+    watch.ended("length")
+
+    assert [metric.value for metric in store.drain() if metric.name == "LlmRequestLongestChoice"] == [4]
+
+
 def test_a_requests_time_begins_in_the_models_queue():
     store = Metrics("chat")
     metrics = TextMetrics(Engine(), store, lambda: 100.0)

@@ -57,7 +57,7 @@ vllm:generation_tokens_total vllm:request_success_total vllm:prefix_cache_querie
 vllm:num_preemptions_total vllm:time_to_first_token_seconds vllm:inter_token_latency_seconds
 vllm:e2e_request_latency_seconds vllm:request_queue_time_seconds vllm:request_prefill_time_seconds
 vllm:request_decode_time_seconds vllm:request_inference_time_seconds vllm:request_prompt_tokens
-vllm:request_generation_tokens
+vllm:request_generation_tokens vllm:request_max_num_generation_tokens
 """
 
 

@@ -8,6 +8,7 @@ import torch
 
 from ..generation import InvalidRequest, SamplingParams
 from .interface import Event, RequestKind, Sink, Stats, check_ids
+from .packed import pack_linears
 
 MAX_PADDED_TOKENS = 4096  # of one batch
 
@@ -17,6 +18,7 @@ class EncoderEngine:
 
     def __init__(self, model: Any, *, max_model_len: int, pooling: str = "mean", normalize: bool = True) -> None:
         self._model, self._pooling, self._normalize = model, pooling, normalize
+        pack_linears(model)
         self.max_model_len, self.vocab_size = max_model_len, model.config.vocab_size
         self._device = model.get_input_embeddings().weight.device
         self._handles = itertools.count(1)

@@ -27,10 +27,11 @@ def available(dtype: torch.dtype) -> bool:
 
 
 class Packed(nn.Module):  # type: ignore[misc]
-    """A linear layer; use it like one."""
+    """A linear layer; use it like one. `weight` is empty, for models that look at its type or device."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
+        (self.out_features, self.in_features), self.weight = weight.shape, weight.new_empty(0)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS_HINT)
         self._bias = bias
         self._product = cpu.product(self._weight, weight.shape, bias)
@@ -70,7 +71,17 @@ def pack_linears(model: Any) -> int:
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.weight.device.type == "cpu" and available(child.weight.dtype):
-                setattr(parent, name, pack(child.weight, child.bias))
+            weight = _weight(child)
+            if weight is not None and weight.device.type == "cpu" and available(weight.dtype):
+                setattr(parent, name, pack(weight, child.bias))
                 count += 1
     return count
+
+
+def _weight(module: nn.Module) -> torch.Tensor | None:
+    """[columns, depth] of a plain linear layer; GPT-2 has its own kind, the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    if type(module) is Conv1D:
+        return module.weight.T  # type: ignore[no-any-return]
+    return module.weight if type(module) is nn.Linear else None

@@ -10,11 +10,12 @@ import text_fakes as worker
 import tiny_models
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from flambeau.handlers.embedding import Embedding
 from flambeau.handlers.engine import devices
 from flambeau.handlers.engine.config import ConfigError, read
+from flambeau.handlers.engine.encoder import EncoderEngine
 from flambeau.handlers.generation import (
     EmbedAnswer,
     EmbedRequest,
@@ -156,6 +157,18 @@ def test_encoders_and_decoders_embed(folders, name):
     first, single = (msgspec.msgpack.decode(reply.body, type=EmbedAnswer).embeddings[0] for reply in (together, alone))
     assert first == pytest.approx(single, abs=1e-5)
     assert sum(value * value for value in first) == pytest.approx(1)
+
+
+def test_an_encoders_vectors_are_those_of_its_model(folders):
+    model, ids = AutoModel.from_pretrained(folders("bert")).eval(), [5, 9, 3, 7]
+    with torch.inference_mode():
+        wanted = torch.nn.functional.normalize(model(torch.tensor([ids])).last_hidden_state.mean(1))[0]
+    engine, got = EncoderEngine(model, max_model_len=32), []
+
+    engine.add_request(ids, SamplingParams(), lambda event: got.append(event.embedding), kind="embed")
+    engine.step()
+
+    assert got == [pytest.approx(wanted.tolist(), abs=1e-5)]
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "fp4", "int8"])

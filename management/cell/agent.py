@@ -52,8 +52,9 @@ class Model:
     """One model that this machine holds or shall hold."""
 
     wanted: Order | None
-    held: Order | None = None
-    reason: str = ""
+    held: Order | None = None  # what was tried last
+    done: Order | None = None  # what was carried out last: it serves, whatever became of later orders
+    reason: str = ""  # why `held` failed
     task: "asyncio.Task[None] | None" = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -74,7 +75,7 @@ class Agent:
     def adopt(self, held: dict[str, Order]) -> None:
         """Before `run`: what this machine holds already."""
         for key, order in held.items():
-            self._models[key] = Model(wanted=order, held=order)
+            self._models[key] = Model(wanted=order, held=order, done=order)
 
     def settled(self) -> dict[str, Order]:
         """What is held as it was ordered, with nothing under way."""
@@ -152,7 +153,7 @@ class Agent:
                 wanted = model.wanted
                 try:
                     model.reason = ""
-                    await self._step(key, model.held, wanted)
+                    await self._step(key, model, wanted)
                 except SaxError as error:
                     model.reason = error.text
                     logger.error("%s can not be loaded: %s", key, error.text)
@@ -166,18 +167,19 @@ class Agent:
         del self._models[key]
         self.changed.ring()
 
-    async def _step(self, key: str, held: Order | None, wanted: Order | None) -> None:
+    async def _step(self, key: str, model: Model, wanted: Order | None) -> None:
+        """What serves goes on serving when an update or a scale-up fails, however often that is tried."""
         if wanted is None:
             await self._host.unload(key)
-        elif held is None:
+        elif model.done is None:
+            if model.held is not None:  # a load that failed may have left something
+                await self._host.unload(key)
             await self._host.load(key, wanted)
-        elif wanted.revision != held.revision:
+        elif wanted.revision != model.done.revision:
             await self._host.update(key, wanted)
-        elif wanted.attempt != held.attempt:
-            await self._host.unload(key)
-            await self._host.load(key, wanted)
         else:
             await self._host.scale(key, wanted.replicas)
+        model.done = wanted
 
     def _held(self, key: str, model: Model) -> Held:
         order = model.held or model.wanted

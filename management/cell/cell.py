@@ -241,14 +241,16 @@ class Cell:
         self._members.dirty = False
         self.changed.ring()
 
-    def _holdings(self, dropped: set[tuple[ModelKey, str]]) -> list[Holding]:
+    def _holdings(self, failed: set[tuple[ModelKey, str]]) -> list[Holding]:
+        """Who holds what; of what has `failed` only the replicas that are loaded: they serve, and stay."""
         holdings = []
         for key, addresses in self._assignment.items():
             for address, count in Counter(addresses).items():
-                if (key, address) in dropped or address not in self._members:
+                if address not in self._members:
                     continue
                 loaded = self._members[address].loaded(key)
-                holdings += [Holding(key, address, loaded=index < loaded) for index in range(count)]
+                kept = min(count, loaded) if (key, address) in failed else count
+                holdings += [Holding(key, address, loaded=index < loaded) for index in range(kept)]
         return holdings
 
     def _adopt(self, member: Member) -> None:

@@ -28,8 +28,9 @@ class Failures:
         """What a machine reports of a model: failed, or not (any more)."""
         place = key, address
         failure = self._by_place.get(place)
-        if not held.reason:
-            if failure and any(replica.status == "LOADED" for replica in held.replicas):
+        if not held.reason:  # what serves meanwhile is no proof that the order succeeded
+            tried = held.attempt >= self.attempt(key, address)
+            if failure and tried and any(replica.status == "LOADED" for replica in held.replicas):
                 del self._by_place[place]
         elif failure is None or failure.revision != held.revision:
             self._by_place[place] = Failure(1, self._clock() + BACK_OFF_SECONDS, held.revision)
@@ -45,7 +46,7 @@ class Failures:
         return any(self._is_due(failure) for failure in self._by_place.values())
 
     def take_due(self) -> set[Place]:
-        """Those whose back-off has ended: they lose their place, and may be placed anew."""
+        """Those whose back-off has ended: what is not loaded loses its place, and may be placed anew."""
         due = {place for place, failure in self._by_place.items() if self._is_due(failure)}
         for place in due:
             self._by_place[place].waiting = False

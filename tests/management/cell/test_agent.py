@@ -24,7 +24,10 @@ KEY = b"secret"
 
 
 class PretendHost:
-    """Loads at once; checkpoints that start with "bad" fail."""
+    """Loads at once; checkpoints that start with "bad" fail, and more workers than there is `room` for."""
+
+    room = 9
+    missing = frozenset()
 
     def __init__(self):
         self.running = {}
@@ -33,15 +36,19 @@ class PretendHost:
 
     async def load(self, key, order):
         self.said.append(("load", order.checkpoint))
-        if order.checkpoint.startswith("bad"):
+        if order.checkpoint.startswith("bad") or order.checkpoint in self.missing:
             raise SaxError("Internal", "no such weights")
         self.running[key] = order.replicas
 
     async def update(self, key, order):
         self.said.append(("update", order.checkpoint))
+        if order.checkpoint.startswith("bad"):
+            raise SaxError("Internal", "no such weights")
 
     async def scale(self, key, replicas):
         self.said.append(("scale", replicas))
+        if replicas > self.room:
+            raise SaxError("Internal", "no memory")
         self.running[key] = replicas
 
     async def unload(self, key):
@@ -74,10 +81,13 @@ class World:
     def __init__(self, folder):
         self.folder = LocalFolder(folder)
         self.port = 0
+        self.slept = 0.0
+
+    def now(self):
+        return asyncio.get_running_loop().time() + self.slept
 
     async def start_admin(self, **options):
-        loop = asyncio.get_running_loop()
-        self.cell = Cell("/sax/test", self.folder, loop.time, **options)
+        self.cell = Cell("/sax/test", self.folder, self.now, **{"prune_seconds": 1000, **options})
         config = uvicorn.Config(
             CellServer(self.cell, Api(self.cell), KEY),
             port=self.port,
@@ -206,6 +216,51 @@ def test_a_load_that_fails_is_told_with_its_cause(tmp_path):
     status = in_a_world(tmp_path, scenario)
 
     assert status.failures == {"m1": "no such weights"} and status.active_replicas == 0
+
+
+@pytest.mark.parametrize(("change", "room", "retry"), [
+    pytest.param({"checkpoint": "bad/weights"}, 9, ("update", "bad/weights"), id="a broken checkpoint"),
+    pytest.param({"replicas": 2}, 1, ("scale", 2), id="no memory for a second worker"),
+])  # fmt: skip
+def test_what_serves_outlives_a_change_that_fails_again_and_again(tmp_path, change, room, retry):
+    async def scenario(world):
+        _, host, _ = world.agent("m1")
+        host.room = room
+        await world.publish(1)
+        await until(lambda: world.active() == 1)
+        await world.ask("update", model=LM, **change)
+        for tries in (1, 2, 3):
+            await until(lambda tries=tries: host.said.count(retry) == tries)
+            await until(lambda: world.cell.status(LM).failures)
+            assert host.running == {LM: 1} and world.cell.status(LM).addresses == ["m1"]
+            if tries < 3:
+                world.slept += 31 * tries
+        await world.ask("update", model=LM, checkpoint="/good", replicas=1)
+        await until(lambda: not world.cell.status(LM).failures)
+        return host.said
+
+    said = in_a_world(tmp_path, scenario)
+
+    assert said == [("load", "None"), retry, retry, retry, ("update", "/good")]
+
+
+def test_a_load_that_succeeds_at_the_second_try_is_left_alone_then(tmp_path):
+    async def scenario(world):
+        _, host, _ = world.agent("m1")
+        host.missing = {"/weights"}
+        await world.publish(1, "/weights")
+        await until(lambda: world.cell.status(LM).failures)
+        host.missing = set()
+        world.slept += 31
+        await until(lambda: world.active() == 1)
+        await until(lambda: world.cell.orders("m1").models[LM].attempt == 0)
+        await world.ask("update", model=LM, checkpoint="/c/2")
+        await until(lambda: ("update", "/c/2") in host.said)
+        return host.said
+
+    loads = [said for said in in_a_world(tmp_path, scenario) if said[0] != "scale"]
+
+    assert loads == [("load", "/weights"), ("unload", LM), ("load", "/weights"), ("update", "/c/2")]
 
 
 def test_who_has_another_key_is_refused_and_changes_nothing(tmp_path):

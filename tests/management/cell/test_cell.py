@@ -198,6 +198,28 @@ def test_a_failed_load_is_tried_elsewhere_after_its_back_off(world):
     assert world.where() == ["m2"]
 
 
+def test_replicas_that_are_loaded_stay_where_a_change_fails_and_only_what_is_missing_moves(world):
+    world.publish(replicas=1)
+    world.report("m1")
+    world.obey("m1")
+    world.report("m1", memory_gib=100, max_per_model=2)
+    world.cell.update(LM, Change(checkpoint="/broken", replicas=2))
+    world.report("m2", max_per_model=2)
+    assert world.cell.orders("m1").models[LM].replicas == 2
+    loaded, failed = ReplicaReport(status="LOADED", worker_id="w", address="tcp:h:1/w"), ReplicaReport(status="FAILED")
+    world.held["m1"][LM] = Held(revision=2, reason="no such weights", replicas=[loaded, failed])
+    world.report("m1", memory_gib=100, max_per_model=2)
+    for _ in range(31):
+        world.clock.now += 1
+        world.report("m1", memory_gib=100, max_per_model=2)
+        world.report("m2", max_per_model=2)
+
+    world.cell.tick()
+
+    assert world.cell.orders("m1").models[LM].replicas == 1 and world.where() == ["m1"]
+    assert world.cell.orders("m2").models[LM].replicas == 1
+
+
 def test_a_load_is_tried_three_times_in_all_with_doubled_waits(world):
     world.broken = {"m1"}
     world.publish()

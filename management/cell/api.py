@@ -52,7 +52,7 @@ class Api:
     async def publish(self, payload: Payload) -> Payload:
         given = overrides.parse(payload.get("overrides"))
         warning = self._cell.publish(
-            _text(payload, "model"), _text(payload, "model_path"), _text(payload, "checkpoint"), _whole(payload, "replicas"),
+            _text(payload, "model"), _text(payload, "model_path"), _text(payload, "checkpoint"), whole(payload, "replicas"),
             given, payload.get("role"),
         )  # fmt: skip
         return {"warning": warning}
@@ -62,7 +62,7 @@ class Api:
         change = Change(
             path=_text(payload, "model_path") if "model_path" in payload else None,
             checkpoint=_text(payload, "checkpoint") if "checkpoint" in payload else None,
-            replicas=_whole(payload, "replicas") if "replicas" in payload else None,
+            replicas=whole(payload, "replicas") if "replicas" in payload else None,
             overrides=None if given is None else overrides.parse(given),
             admin_acl=payload.get("admin_acl"),
             acls=payload.get("acls"),
@@ -88,12 +88,12 @@ class Api:
 
     async def wait(self, payload: Payload) -> Payload:
         seconds = min(float(payload.get("seconds", 60)), LONGEST_WAIT)
-        return {"replicas": await self._cell.wait_ready(_text(payload, "model"), _whole(payload, "replicas"), seconds)}
+        return {"replicas": await self._cell.wait_ready(_text(payload, "model"), whole(payload, "replicas"), seconds)}
 
     async def watch(self, payload: Payload) -> Any:
         seconds = min(float(payload.get("seconds", 30)), LONGEST_WAIT)
         return await self._cell.watch(
-            _text(payload, "model"), str(payload.get("admin", "")), _whole(payload, "seqno"), seconds
+            _text(payload, "model"), str(payload.get("admin", "")), whole(payload, "seqno"), seconds
         )
 
     async def join(self, payload: Payload) -> Any:
@@ -121,7 +121,7 @@ def _text(payload: Payload, name: str) -> str:
     return value
 
 
-def _whole(payload: Payload, name: str) -> int:
+def whole(payload: Payload, name: str) -> int:
     value = payload[name]
     if isinstance(value, float) and value.is_integer():
         value = int(value)

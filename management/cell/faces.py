@@ -9,31 +9,44 @@ from typing import Any
 from ..control import ControlPlane
 from ..registry import VersionRecord
 from ..workers import State
-from . import names
+from . import acl, names
 from .agent import Agent
-from .api import Api, Payload
+from .api import Api, Payload, whole
 from .catalogue import Change
 from .cell import Cell
 from .errors import SaxError
 from .host import ControlHost, refused
 from .messages import ModelStatus
 
+ONLY_PUBLISHED = ("overrides", "admin_acl", "acls")  # what registered models do not have
+
 
 class TwoFaces(Api):
-    def __init__(self, cell: Cell, control: ControlPlane) -> None:
+    """`model_api` False (`enable_model_api=false`): models are not published or unpublished, as they are not registered."""
+
+    def __init__(self, cell: Cell, control: ControlPlane, *, model_api: bool = True) -> None:
         super().__init__(cell)
         self._control = control
+        self._model_api = model_api
         self._bare = names.parse_cell(cell.name)
 
     async def publish(self, payload: Payload) -> Payload:
+        self._require_model_api()
         full = str(payload.get("model", ""))
         if self._registered(full):
+            acl.check_admin(self._cell.catalogue.admin_acl, payload.get("role"))
             raise SaxError("AlreadyExists", f"model {full} already exists")
         return await super().publish(payload)
 
     async def update(self, payload: Payload) -> Payload:
         if record := self._registered(str(payload.get("model", ""))):
-            replicas = int(payload.get("replicas", record.min_workers))
+            acl.check_admin(self._cell.catalogue.admin_acl, payload.get("role"))
+            if payload.get("checkpoint", "None") != "None" or any(payload.get(name) for name in ONLY_PUBLISHED):
+                raise SaxError(
+                    "FailedPrecondition",
+                    f"model {payload['model']} is registered, not published: only its replicas can be changed here",
+                )
+            replicas = whole(payload, "replicas") if "replicas" in payload else record.min_workers
             names.check_replicas(replicas)
             with refused():
                 await self._control.scale(record.name, None, replicas, replicas, wait=False)
@@ -41,7 +54,9 @@ class TwoFaces(Api):
         return await super().update(payload)
 
     async def unpublish(self, payload: Payload) -> Payload:
+        self._require_model_api()
         if record := self._registered(str(payload.get("model", ""))):
+            acl.check_admin(self._cell.catalogue.admin_acl, payload.get("role"))
             await remove(self._control, record.name)
             return {}
         return await super().unpublish(payload)
@@ -63,6 +78,10 @@ class TwoFaces(Api):
             active_replicas=ready, assigned_replicas=len(workers), addresses=[], overrides={}, methods=["custom"],
             admin_acl="", acls={}, failures={}, warning="",
         )  # fmt: skip
+
+    def _require_model_api(self) -> None:
+        if not self._model_api:
+            raise SaxError("PermissionDenied", "this server's models stay as they are: enable_model_api=false")
 
     def _registered(self, full: str) -> VersionRecord | None:
         """Only when the cell itself knows nothing of it."""

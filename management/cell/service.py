@@ -53,6 +53,7 @@ class CellOptions:
     topology: str = "1"
     tags: tuple[str, ...] = ()
     prune_seconds: float = 10.0
+    model_api: bool = True  # may models be published over HTTP?
 
     @property
     def advertised(self) -> str:
@@ -82,7 +83,7 @@ class CellService:
         sock = socket.create_server((self._options.host, 0))
         self._gate = Gate(sock, self._runtime / "workers", key)
         self._gate.start()
-        own = TwoFaces(cell, self._control) if cell else None
+        own = TwoFaces(cell, self._control, model_api=self._options.model_api) if cell else None
         host, agent = self._member(own, f"{self._options.advertised}:{sock.getsockname()[1]}")
         directory = Directory(self._options.sax_root, self._options.cell, own)
         self._listener = CellListener(CellServer(cell, directory, key, trusted=True), _listen(self._runtime / "cell.sock"))

@@ -32,6 +32,7 @@ def cell_options(settings: Settings, environ: Mapping[str, str], state_folder: P
         topology=settings.cell_topology,
         tags=tags,
         prune_seconds=settings.cell_prune_seconds,
+        model_api=settings.enable_model_api is not False,
     )
 
 

@@ -175,6 +175,10 @@ class Agent:
             if model.held is not None:  # a load that failed may have left something
                 await self._host.unload(key)
             await self._host.load(key, wanted)
+        elif wanted.uuid != model.done.uuid:  # the name was published anew while this machine was away
+            model.done = None
+            await self._host.unload(key)
+            await self._host.load(key, wanted)
         elif wanted.revision != model.done.revision:
             await self._host.update(key, wanted)
         else:
@@ -189,8 +193,8 @@ class Agent:
         missing: Any = ReplicaReport(status="FAILED" if model.reason else "LOADING")
         replicas = [*replicas, *[missing] * (order.replicas - len(replicas))]
         return Held(
-            revision=order.revision, attempt=order.attempt, replicas=replicas, methods=self._host.methods(order),
-            reason=model.reason, route=self._host.route(key),
+            uuid=order.uuid, revision=order.revision, attempt=order.attempt, replicas=replicas,
+            methods=self._host.methods(order), reason=model.reason, route=self._host.route(key),
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from .dormancy import Dormancy
 from .errors import SaxError, invalid
 from .failures import Failures
 from .members import Member, Members
-from .messages import ModelStatus, Order, Orders, Published, Report, Route, ServerStatus, WatchAnswer
+from .messages import Held, ModelStatus, Order, Orders, Published, Report, Route, ServerStatus, WatchAnswer
 from .names import ModelKey
 from .overrides import dormant_after
 from .root import Folder
@@ -97,7 +97,7 @@ class Cell:
 
     def status(self, full: str) -> ModelStatus:
         key, spec = self.catalogue.find(full)
-        held = [(member, member.held[key]) for member in self._holders(key)]
+        held = self._deployed(key)
         return ModelStatus(
             model=str(key),
             model_path=spec.path,
@@ -129,8 +129,9 @@ class Cell:
 
     def ready(self, key: ModelKey) -> int:
         """Loaded replicas; more than are wanted, while surplus ones finish, do not count."""
-        loaded = sum(member.loaded(key) for member in self._members)
-        return min(loaded, self.catalogue[key].replicas) if key in self.catalogue else 0
+        if key not in self.catalogue:
+            return 0
+        return min(sum(held.loaded for _, held in self._deployed(key)), self.catalogue[key].replicas)
 
     async def wait_ready(self, full: str, replicas: int, seconds: float) -> int:
         """How many are loaded once that many are."""
@@ -141,7 +142,7 @@ class Cell:
             if key not in self.catalogue or self.catalogue[key].uuid != spec.uuid:
                 raise SaxError("Canceled", f"model {key} was unpublished")
             if (left := end - self._clock()) <= 0:
-                why = "".join(f" ({member.held[key].reason})" for member in self._holders(key) if member.held[key].reason)
+                why = "".join(f" ({held.reason})" for _, held in self._deployed(key) if held.reason)
                 raise SaxError(
                     "DeadlineExceeded", f"model {key} has {ready} of {replicas} replicas after {seconds:g} s{why}"
                 )
@@ -173,7 +174,7 @@ class Cell:
         if new:
             logger.info("%s has joined: %s, %d models held", report.address, report.machine.chip, len(member.held))
             self._adopt(member)
-        for key, held in member.held.items():
+        for key, held in self._current(member).items():
             self._failures.note(key, member.address, held)
         self._dormancy.note(report.address, {names.parse_model(full): told for full, told in report.traffic.items()})
         self._release(member)
@@ -194,6 +195,7 @@ class Cell:
                 checkpoint=self.catalogue[key].checkpoint,
                 overrides=self.catalogue[key].overrides,
                 replicas=0 if (key, address) in self._dormancy.asleep else addresses.count(address),
+                uuid=self.catalogue[key].uuid,
                 revision=self.catalogue[key].revision,
                 attempt=self._failures.attempt(key, address),
             )
@@ -237,7 +239,7 @@ class Cell:
             }
         self._assignment = assign(demands, machines, holdings, self._failures.shunned())
         for key, log in self._logs.items():
-            log.become({member.address for member in self._members if member.loaded(key)})
+            log.become({member.address for member, held in self._deployed(key) if held.loaded})
         self._members.dirty = False
         self.changed.ring()
 
@@ -246,17 +248,17 @@ class Cell:
         holdings = []
         for key, addresses in self._assignment.items():
             for address, count in Counter(addresses).items():
-                if address not in self._members:
+                if address not in self._members or key not in self.catalogue:
                     continue
-                loaded = self._members[address].loaded(key)
+                loaded = self._members[address].deployment(key, self.catalogue[key].uuid).loaded
                 kept = min(count, loaded) if (key, address) in failed else count
                 holdings += [Holding(key, address, loaded=index < loaded) for index in range(kept)]
         return holdings
 
     def _adopt(self, member: Member) -> None:
         """What a machine brings along stays its own, as far as it is still wanted."""
-        for key, held in member.held.items():
-            if key in self.catalogue and member.address not in self._assignment.get(key, []):
+        for key, held in self._current(member).items():
+            if member.address not in self._assignment.get(key, []):
                 self._assignment.setdefault(key, []).extend([member.address] * len(held.replicas))
 
     def _release(self, member: Member) -> None:
@@ -267,13 +269,24 @@ class Cell:
                 del self._releasing[key]
 
     def _holders(self, key: ModelKey) -> list[Member]:
+        """Of whatever was published under this name."""
         return [member for member in self._members if key in member.held]
+
+    def _deployed(self, key: ModelKey) -> list[tuple[Member, Held]]:
+        """Who holds it as it is published now."""
+        uuid = self.catalogue[key].uuid
+        return [(member, held) for member in self._holders(key) if (held := member.held[key]).uuid == uuid]
+
+    def _current(self, member: Member) -> dict[ModelKey, Held]:
+        """What it holds of what is published now."""
+        published = self.catalogue
+        return {key: held for key, held in member.held.items() if key in published and published[key].uuid == held.uuid}
 
     def _routes(self, key: ModelKey) -> list[Route]:
         return [
-            Route(machine=member.address, replicas=member.reachable(key), route=member.held[key].route)
-            for member in self._members
-            if member.reachable(key)
+            Route(machine=member.address, replicas=held.reachable, route=held.route)
+            for member, held in self._deployed(key)
+            if held.reachable
         ]
 
     def _warning(self, spec: Published) -> str:

@@ -62,6 +62,7 @@ def _write(servable: Servable, key: str, name: str, order: Order, target: Path, 
         "asked": order.checkpoint,
         "overrides": order.overrides,
         "dormant_after": overrides.dormant_after(order.overrides),
+        "uuid": order.uuid,
         "revision": order.revision,
         "attempt": order.attempt,
     }

@@ -102,7 +102,7 @@ def mirror(cell: Cell, agent: Agent, host: ControlHost) -> None:
     """What TorchServe's API did to published models is done to the cell."""
     actual = host.held()
     for key, order in agent.settled().items():
-        if key not in cell.models():
+        if key not in cell.models() or cell.catalogue.find(key)[1].uuid != order.uuid:
             continue
         if key not in actual:
             cell.unpublish(key)

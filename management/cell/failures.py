@@ -30,7 +30,7 @@ class Failures:
         failure = self._by_place.get(place)
         if not held.reason:  # what serves meanwhile is no proof that the order succeeded
             tried = held.attempt >= self.attempt(key, address)
-            if failure and tried and any(replica.status == "LOADED" for replica in held.replicas):
+            if failure and tried and held.loaded:
                 del self._by_place[place]
         elif failure is None or failure.revision != held.revision:
             self._by_place[place] = Failure(1, self._clock() + BACK_OFF_SECONDS, held.revision)

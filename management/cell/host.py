@@ -150,6 +150,7 @@ class ControlHost:
                 checkpoint=section["asked"],
                 overrides=section["overrides"],
                 replicas=pool.record.min_workers,
+                uuid=section.get("uuid", ""),
                 revision=section["revision"],
                 attempt=section["attempt"],
             )

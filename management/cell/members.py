@@ -26,21 +26,14 @@ class Member:
         self.changed = held != self.held or report.machine != self.machine
         self.held, self.machine, self.heard_at = held, report.machine, now
 
-    def loaded(self, key: ModelKey) -> int:
+    def deployment(self, key: ModelKey, uuid: str) -> Held:
+        """What it holds of that deployment: nothing when what it holds was published earlier under the same name."""
         held = self.held.get(key)
-        return sum(replica.status == "LOADED" for replica in held.replicas) if held else 0
-
-    def reachable(self, key: ModelKey) -> list[tuple[str, str]]:
-        """Worker id and address of the loaded replicas that other machines can reach."""
-        held = self.held.get(key)
-        replicas = held.replicas if held else []
-        return [
-            (replica.worker_id, replica.address) for replica in replicas if replica.status == "LOADED" and replica.address
-        ]
+        return held if held and held.uuid == uuid else Held()
 
     def model_status(self, key: ModelKey) -> str:
         held = self.held[key]
-        if self.loaded(key):
+        if held.loaded:
             return "LOADED"
         if held.reason:
             return "FAILED"

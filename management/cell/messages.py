@@ -35,12 +35,22 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class Held(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model on one machine."""
 
+    uuid: str = ""  # of the deployment: another one under the same name is another model
     revision: int = 1
     attempt: int = 0
     replicas: list[ReplicaReport] = []
     methods: list[str] = []
     reason: str = ""  # of a failure
     route: dict[str, object] = {}  # what a queue elsewhere must know: batch size, timeouts, capabilities
+
+    @property
+    def loaded(self) -> int:
+        return sum(replica.status == "LOADED" for replica in self.replicas)
+
+    @property
+    def reachable(self) -> list[tuple[str, str]]:
+        """Worker id and address of the loaded replicas that other machines can reach."""
+        return [(one.worker_id, one.address) for one in self.replicas if one.status == "LOADED" and one.address]
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,6 +76,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     checkpoint: str
     overrides: dict[str, str]
     replicas: int
+    uuid: str = ""
     revision: int = 1
     attempt: int = 0  # counts the tries of a load that failed
 

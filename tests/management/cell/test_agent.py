@@ -82,6 +82,7 @@ class World:
         self.folder = LocalFolder(folder)
         self.port = 0
         self.slept = 0.0
+        self.away = set()
 
     def now(self):
         return asyncio.get_running_loop().time() + self.slept
@@ -113,6 +114,8 @@ class World:
 
     def agent(self, name, key=KEY):
         async def ask(payload):
+            if name in self.away:
+                raise SaxError("Unavailable", "no way through")
             return await wire.ask(f"127.0.0.1:{self.port}", "/cell/join", payload, key, 5)
 
         host = PretendHost()
@@ -242,6 +245,25 @@ def test_what_serves_outlives_a_change_that_fails_again_and_again(tmp_path, chan
     said = in_a_world(tmp_path, scenario)
 
     assert said == [("load", "None"), retry, retry, retry, ("update", "/good")]
+
+
+def test_a_name_that_is_published_anew_is_another_model_to_a_machine_that_was_away(tmp_path):
+    async def scenario(world):
+        _, host, _ = world.agent("m1")
+        await world.publish(1, "/weights/old")
+        await until(lambda: world.active() == 1)
+        world.away.add("m1")
+        world.slept += 2000
+        await until(lambda: not world.cell.servers())
+        await world.ask("unpublish", model=LM)
+        await world.publish(1, "/weights/new")
+        world.away.clear()
+        await until(lambda: world.active() == 1)
+        return host.said
+
+    said = in_a_world(tmp_path, scenario)
+
+    assert said == [("load", "/weights/old"), ("unload", LM), ("load", "/weights/new")]
 
 
 def test_a_load_that_succeeds_at_the_second_try_is_left_alone_then(tmp_path):

@@ -50,6 +50,7 @@ class World:
         orders = self.cell.orders(name).models
         self.held[name] = {
             key: Held(
+                uuid=order.uuid,
                 revision=order.revision,
                 attempt=order.attempt,
                 reason="no memory" if name in self.broken else "",
@@ -207,7 +208,9 @@ def test_replicas_that_are_loaded_stay_where_a_change_fails_and_only_what_is_mis
     world.report("m2", max_per_model=2)
     assert world.cell.orders("m1").models[LM].replicas == 2
     loaded, failed = ReplicaReport(status="LOADED", worker_id="w", address="tcp:h:1/w"), ReplicaReport(status="FAILED")
-    world.held["m1"][LM] = Held(revision=2, reason="no such weights", replicas=[loaded, failed])
+    world.held["m1"][LM] = Held(
+        uuid=world.cell.catalogue.find(LM)[1].uuid, revision=2, reason="no such weights", replicas=[loaded, failed]
+    )
     world.report("m1", memory_gib=100, max_per_model=2)
     for _ in range(31):
         world.clock.now += 1
@@ -261,6 +264,23 @@ def test_a_name_is_free_when_nobody_holds_it_any_more(world):
     world.publish()
 
     assert error.value.code == "Unavailable"
+
+
+def test_a_machine_that_was_away_while_its_name_was_published_anew_holds_nothing_of_it(world):
+    world.publish()
+    world.report("m1")
+    world.obey("m1")
+    world.clock.now += 20
+    world.cell.tick()  # it is gone
+    world.cell.unpublish(LM)
+    world.publish()
+    world.report("m2", instance="2")
+    world.report("m1")
+
+    assert world.where() == [] and world.cell.status(LM).active_replicas == 0
+    assert LM not in world.cell.orders("m1").models and world.cell.orders("m2").routes[LM] == []
+    world.obey("m2")
+    assert world.where() == ["m2"] and world.cell.orders("m2").models[LM].uuid
 
 
 def test_orders_have_a_digest_that_changes_with_them(world):

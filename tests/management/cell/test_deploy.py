@@ -62,6 +62,12 @@ def test_overrides_reach_engine_and_http_side(tmp_path):
     assert document["sax"]["extra_inputs"]["per_example_max_decode_steps"] == 16
 
 
+def test_the_archive_says_of_which_publication_it_is(tmp_path):
+    wanted = Order(path=GEMMA, checkpoint="None", overrides={}, replicas=1, uuid="17")
+
+    assert written(tmp_path, wanted)[1]["sax"]["uuid"] == "17"
+
+
 @pytest.mark.parametrize(("checkpoint", "model_path"), [
     ("/models/x", "/models/x"), ("hf://org/m", "hf://org/m"), ("org/model-1.5B", "hf://org/model-1.5B"),
     ("file:///models/x", "/models/x"),

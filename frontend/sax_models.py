@@ -109,9 +109,10 @@ class OtherCells:
         if key.cell == self._cell:
             return False
         request.may_use(key.registered(self._cell))
-        addresses = (await self._admin.status(full))["addresses"]
-        if not addresses:
-            raise SaxError("Unavailable", f"model {full} has no replica that is loaded")
+        status = await self._admin.status(full)
+        if not status["max_replicas"]:
+            raise SaxError("Unavailable", f"model {full} has no replicas")
+        addresses = status["addresses"] or await self._woken(full)
         token = await asyncio.to_thread(self._token, key.cell_name)
         try:
             await _pass_on(request, random.choice(addresses), token)
@@ -120,6 +121,18 @@ class OtherCells:
         except UpstreamSilent:
             raise SaxError("DeadlineExceeded", f"model {full} gave no answer in {DEADLINE_SECONDS:g} s") from None
         return True
+
+    async def _woken(self, full: str) -> list[str]:
+        """Where it is loaded, once it is: its admin is told that somebody waits, by which a model that sleeps is woken."""
+        wanted = {"model": full, "replicas": 1, "seconds": DEADLINE_SECONDS}
+        try:
+            await self._admin.ask("wait", wanted, DEADLINE_SECONDS + 5)
+        except SaxError as error:
+            if error.code != "DeadlineExceeded":
+                raise
+        if addresses := (await self._admin.status(full))["addresses"]:
+            return list(addresses)
+        raise SaxError("Unavailable", f"model {full} has no replica that is loaded")
 
     def _token(self, cell: str) -> str:
         """There we are a member with no more rights than whoever asks us."""

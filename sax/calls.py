@@ -26,6 +26,7 @@ TIMEOUT_SECONDS = 60.0
 TELL_SECONDS = 2.0  # whoever waits longer than this is told what for
 TOKEN = "SAX_TOKEN"  # an inference token, where servers ask for one
 POINTS = 8  # of each machine on the ring
+MARGIN_SECONDS = 5.0  # in which the admin says why a wait was in vain
 SEEDS = 37  # machines a client talks to, at most
 LOOK_SECONDS = 1.0  # addresses are taken to be right for so long
 AGAIN = frozenset({"Unavailable", "ResourceExhausted", "NotFound"})  # of a machine; the admin's NotFound is final
@@ -103,24 +104,43 @@ class Machines:
         self._admin, self._seqno = "", 0
         self._addresses: set[str] = set()
         self._looked = float("-inf")
+        self._patience = TELL_SECONDS
         self._ring = Ring([])
 
-    def pick(self, deadline: Deadline) -> str:
+    def pick(self, deadline: Deadline, *, wait: bool = True) -> str:
         """Unavailable when no machine has it loaded; NotFound when the admin does not know the model."""
         if self._proxy:
             return self._proxy
         if time.monotonic() - self._looked > LOOK_SECONDS or not self._addresses:
             self._look(deadline)
         address = self._ring.pick(next(self._seeds))
+        if address is None and self._wake(deadline, wait=wait):
+            self._look(deadline)
+            address = self._ring.pick(next(self._seeds))
         if address is None:
-            raise SaxError("Unavailable", f"model {self._model} has no replica that is loaded{self._why(deadline)}")
+            raise SaxError("Unavailable", f"model {self._model} has no replica that is loaded{self._why()}")
         return address
 
     def forget(self) -> None:
         self._looked = float("-inf")
 
-    def _why(self, deadline: Deadline) -> str:
-        failures = ask_admin("status", {"model": self._model}, self._cell, self._root, deadline.left)["failures"]
+    def _wake(self, deadline: Deadline, *, wait: bool) -> bool:
+        """The admin is told that somebody waits, by which a model that sleeps is woken; each time for twice as long, as each
+        may wake another replica. True when one is loaded."""
+        seconds = min(self._patience, deadline.left) if wait else 0.0
+        self._patience *= 2
+        asked = {"model": self._model, "replicas": 1, "seconds": seconds}
+        try:
+            ask_admin("wait", asked, self._cell, self._root, seconds + MARGIN_SECONDS)
+        except SaxError as error:
+            if error.code != "DeadlineExceeded":
+                raise
+            return False
+        self._patience = TELL_SECONDS
+        return True
+
+    def _why(self) -> str:
+        failures = ask_admin("status", {"model": self._model}, self._cell, self._root, MARGIN_SECONDS)["failures"]
         return "".join(f" ({address}: {reason})" for address, reason in sorted(failures.items())[:1])
 
     def _look(self, deadline: Deadline) -> None:
@@ -158,7 +178,9 @@ def call(machines: Machines, path: str, payload: dict[str, Any], timeout: float,
     deadline = Deadline(timeout)
     while True:
         try:
-            return wire.ask_now(machines.pick(deadline), path, payload, None, deadline.left, machines.token)
+            return wire.ask_now(
+                machines.pick(deadline, wait=not fail_fast), path, payload, None, deadline.left, machines.token
+            )
         except Final as final:
             raise final.error from None
         except SaxError as error:

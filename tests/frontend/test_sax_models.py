@@ -9,6 +9,7 @@ import pytest
 from flambeau.frontend.gate import InferenceKey
 from flambeau.management.cell import wire
 from flambeau.management.cell.catalogue import Change
+from flambeau.management.cell.errors import SaxError
 from flambeau.management.cell.root import CellRoot
 
 from .conftest import until, write_keys
@@ -95,16 +96,23 @@ def test_a_worker_s_death_is_unavailable_which_clients_try_again(run):
 
 
 class Elsewhere:
-    """The verbs of a cell whose one model is served at `address`."""
+    """The verbs of a cell whose one model is served at `address`, when it does not sleep."""
 
     address = ""
+    asleep = False
 
     def __init__(self, cell):
         pass
 
     async def call(self, verb, payload):
-        assert (verb, payload["model"]) == ("status", OTHERS)
-        return {"addresses": [self.address] if self.address else []}
+        assert payload["model"] == OTHERS
+        if verb == "wait":
+            Elsewhere.asleep = False
+            if not self.address:
+                raise SaxError("DeadlineExceeded", "has 0 of 1 replicas")
+            return {"replicas": 1}
+        assert verb == "status"
+        return {"max_replicas": 1, "addresses": [self.address] if self.address and not self.asleep else []}
 
 
 class Machine:
@@ -182,6 +190,16 @@ def test_another_cell_s_model_that_can_not_be_asked_is_refused_with_the_reason(r
         assert status == 503 and "can not be reached" in body["detail"]
 
     in_a_root(run, runtime, scenario)
+
+
+def test_another_cell_s_model_that_sleeps_is_woken(run, runtime):
+    async def scenario(sax):
+        Elsewhere.asleep = True
+        asked = {"model": OTHERS, "query": "hi"}
+
+        assert await sax.ask("POST", "/generate", asked) == (200, [["text", -1.5]])
+
+    in_a_root(run, runtime, scenario, Machine("application/json", b'[["text", -1.5]]'))
 
 
 def test_who_is_no_member_of_the_other_cell_asks_it_nothing(run, runtime):

@@ -80,6 +80,18 @@ def fetch(
     return Fetched(target, downloaded=True)
 
 
+def is_allowed(url: str, allowed_urls: tuple[str, ...]) -> bool:
+    try:
+        return bool(_require_allowed(url, allowed_urls))
+    except ModelNotFound:
+        return False
+
+
+def download(url: str, target: Path, allowed_urls: tuple[str, ...], limits: FetchLimits | None = None) -> None:
+    """The file at an http(s) address, which is no archive: checked and bounded as they are. DownloadFailed or ModelNotFound."""
+    _store(target, url, lambda sink: _from_http(url, allowed_urls, limits or FetchLimits(), None, sink))
+
+
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)

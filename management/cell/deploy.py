@@ -4,16 +4,20 @@ The folder is what is registered, so a published model is an archive like all ot
 stands in the `sax` section of its YAML. Not for: registering it, which is `host`'s.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ...archiver.errors import ArchiveError
+from ...archiver.fetch import download, is_allowed
 from ...archiver.manifest import MANIFEST_PATH, Manifest
 from ...archiver.model_config import read_model_config
 from ...archiver.unpack import open_archive, read_manifest
@@ -27,25 +31,36 @@ NO_CHECKPOINT = "None"
 TINY_MODEL = Path(__file__).parents[2] / "examples" / "tiny_lm" / "model"
 
 
-def deploy(servable: Servable, key: str, name: str, order: Order, folder: Path) -> Path:
-    """`folder`/<revision>, replaced if it is there; SaxError when the order can't be met."""
+def deploy(servable: Servable, key: str, name: str, order: Order, folder: Path, allowed_urls: tuple[str, ...] = ()) -> Path:
+    """`folder`/<name>/<revision>, replaced if it is there; SaxError when the order can't be met."""
     target = folder / name / str(order.revision)
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        return _write(servable, key, name, order, target, folder)
+        return _write(servable, key, name, order, target, folder, Source(folder / "checkpoints", name, allowed_urls))
     except ArchiveError as error:
         raise SaxError("Internal", f"Loading error: {error}") from None
     except OSError as error:
         raise SaxError("Internal", f"Loading error: {error.strerror}") from None
 
 
-def _write(servable: Servable, key: str, name: str, order: Order, target: Path, folder: Path) -> Path:
-    checkpoint = _located(order.checkpoint, folder)
+@dataclass(frozen=True)
+class Source:
+    """Where checkpoints come from."""
+
+    folder: Path  # of those that were fetched
+    name: str  # of the model, as it is registered here
+    allowed_urls: tuple[str, ...]
+
+
+def _write(servable: Servable, key: str, name: str, order: Order, target: Path, folder: Path, source: Source) -> Path:
+    checkpoint = _located(order.checkpoint, source)
     if servable.archive is None:
         target.mkdir(mode=0o700)
         manifest = Manifest(model_name=name, handler=servable.handler)
         settings = overrides.merge(servable.settings, order.overrides, path=servable.path)
+        if not checkpoint and settings["HF_MODEL_PATH"]:
+            settings["HF_MODEL_PATH"] = _located(settings["HF_MODEL_PATH"], source)
         document = language_model(settings, checkpoint)
     else:
         manifest, document = _copied(servable.archive, target, folder)
@@ -120,39 +135,69 @@ def admitted(settings: Mapping[str, Any], batch: int) -> int:
     return max(1, batch * int(settings["MAX_LIVE_BATCHES"]))
 
 
-def _located(checkpoint: str, folder: Path) -> str:
-    """A path of this machine or hf://…; empty for "None". What lies elsewhere is fetched when fsspec can."""
-    scheme, colon, rest = checkpoint.partition("://")
+def _located(checkpoint: str, source: Source) -> str:
+    """A path of this machine or hf://…; empty for "None". What lies elsewhere must be allowed, and is fetched."""
     if checkpoint == NO_CHECKPOINT:
         return ""
+    is_hub_id = checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/")) and not Path(checkpoint).exists()
+    url = f"hf://{checkpoint}" if is_hub_id else checkpoint
+    scheme, colon, rest = url.partition("://")
     if not colon:
-        is_hub_id = checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/")) and not Path(checkpoint).exists()
-        return f"hf://{checkpoint}" if is_hub_id else str(Path(checkpoint).absolute())
-    if scheme == "hf":
-        return checkpoint
+        return str(Path(checkpoint).absolute())
     if scheme == "file":
         return "/" + rest.lstrip("/")
-    return str(_fetched(checkpoint, folder / "checkpoints" / checkpoint.replace("://", "_").replace("/", "_")))
+    if not is_allowed(url, source.allowed_urls):
+        pattern = re.sub(
+            r"[+|]", ".", url
+        )  # what else a checkpoint's name may hold stands for itself, or for any character
+        raise SaxError(
+            "FailedPrecondition", f"checkpoint {url}: this machine's config.properties lacks allowed_urls={pattern}"
+        )
+    return url if scheme == "hf" else str(_fetched(url, source))
 
 
-def _fetched(url: str, target: Path) -> Path:
+def _fetched(url: str, source: Source) -> Path:
     """Once: a checkpoint that is complete here is not fetched again."""
+    readable = re.sub(r"[^\w.-]+", "_", url)[-80:]
+    target = source.folder / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    next_ = target.with_name(f"{target.name}.{source.name}.next")  # one task fetches for a model
     if target.exists():
         return target
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove(next_)
+    try:
+        if url.startswith(("http://", "https://")):
+            download(url, next_, source.allowed_urls)
+        else:
+            _copy_by_fsspec(url, next_)
+        if not target.exists():  # another model may have fetched it meanwhile
+            os.replace(next_, target)
+    finally:
+        _remove(next_)
+    return target
+
+
+def _copy_by_fsspec(url: str, target: Path) -> None:
     try:
         import fsspec
 
         files, path = fsspec.core.url_to_fs(url)
-        next_ = target.with_suffix(".next")
-        shutil.rmtree(next_, ignore_errors=True)
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.get(path, str(next_), recursive=True)
-        os.replace(next_, target)
     except (ImportError, ValueError) as error:
         raise SaxError(
             "FailedPrecondition", f"checkpoint {url}: needs fsspec and its driver for this scheme ({error})"
         ) from None
-    return target
+    try:
+        files.get(path, str(target), recursive=True)
+    except Exception as error:  # drivers raise what their transports raise
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise SaxError("Internal", f"Loading error: checkpoint {url} can not be fetched: {cause}") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _copied(archive: Path, target: Path, folder: Path) -> tuple[Manifest, dict[str, Any]]:

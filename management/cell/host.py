@@ -158,7 +158,9 @@ class ControlHost:
 
     async def _register(self, key: str, order: Order) -> None:
         servable = self._servables.find(order.path)
-        folder = await asyncio.to_thread(deploy, servable, key, self._name(key), order, self._folder)
+        folder = await asyncio.to_thread(
+            deploy, servable, key, self._name(key), order, self._folder, self._control.allowed_urls
+        )
         asked = Registration(
             url=str(folder.absolute()), initial_workers=order.replicas, max_workers=order.replicas, trusted=True
         )  # fmt: skip

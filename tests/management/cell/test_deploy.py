@@ -1,7 +1,10 @@
 """Published models as folders: what their manifest and YAML say, and what can't be deployed."""
 
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -12,6 +15,7 @@ from flambeau.management.cell.errors import SaxError
 from flambeau.management.cell.messages import Order
 from flambeau.management.cell.servables import Servables
 
+HUB = ("hf://org/.*",)
 GEMMA = "saxml.server.torch.vllm.Gemma4B"
 
 
@@ -19,9 +23,9 @@ def order(path=GEMMA, checkpoint="None", revision=1, **overrides):
     return Order(path=path, checkpoint=checkpoint, overrides=overrides, replicas=1, revision=revision)
 
 
-def written(tmp_path, wanted, store=None):
+def written(tmp_path, wanted, store=None, allowed=()):
     servable = Servables(store).find(wanted.path)
-    folder = deploy(servable, "/sax/test/m", "m", wanted, tmp_path / "deployed")
+    folder = deploy(servable, "/sax/test/m", "m", wanted, tmp_path / "deployed", allowed)
     return folder, yaml.safe_load((folder / "model-config.yaml").read_text())
 
 
@@ -73,7 +77,26 @@ def test_the_archive_says_of_which_publication_it_is(tmp_path):
     ("file:///models/x", "/models/x"),
 ])  # fmt: skip
 def test_a_checkpoint_is_a_folder_or_a_name_of_the_hub(tmp_path, checkpoint, model_path):
-    assert written(tmp_path, order(checkpoint=checkpoint))[1]["handler"]["model_path"] == model_path
+    assert written(tmp_path, order(checkpoint=checkpoint), allowed=HUB)[1]["handler"]["model_path"] == model_path
+
+
+def test_a_name_of_the_hub_in_an_override_is_one_too(tmp_path):
+    wanted = order(HF_MODEL_PATH='"org/m"')
+
+    assert written(tmp_path, wanted, allowed=HUB)[1]["handler"]["model_path"] == "hf://org/m"
+    with pytest.raises(SaxError, match="allowed_urls=hf://org/m"):
+        written(tmp_path, wanted)
+
+
+@pytest.mark.parametrize(("checkpoint", "line"), [
+    ("hf://org/m", "allowed_urls=hf://org/m"), ("org/m", "allowed_urls=hf://org/m"),
+    ("http://host/a+b", "allowed_urls=http://host/a.b"), ("s3://bucket/m", "allowed_urls=s3://bucket/m"),
+])  # fmt: skip
+def test_a_checkpoint_elsewhere_must_be_allowed_and_the_refusal_names_the_line(tmp_path, checkpoint, line):
+    with pytest.raises(SaxError) as refused:
+        written(tmp_path, order(checkpoint=checkpoint))
+
+    assert refused.value.code == "FailedPrecondition" and refused.value.text.endswith(line)
 
 
 def test_a_checkpoint_behind_a_url_is_fetched_once(tmp_path):
@@ -82,11 +105,55 @@ def test_a_checkpoint_behind_a_url_is_fetched_once(tmp_path):
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/weights/config.json", b"{}")
 
-    first = written(tmp_path, order(checkpoint="memory://weights"))[1]["handler"]["model_path"]
+    allowed = ("memory://.*",)
+    first = written(tmp_path, order(checkpoint="memory://weights"), allowed=allowed)[1]["handler"]["model_path"]
     memory.rm("/weights", recursive=True)
-    second = written(tmp_path, order(checkpoint="memory://weights", revision=2))[1]["handler"]["model_path"]
+    second = written(tmp_path, order(checkpoint="memory://weights", revision=2), allowed=allowed)[1]["handler"][
+        "model_path"
+    ]
 
     assert first == second and (Path(first) / "config.json").read_text() == "{}"
+
+
+def test_checkpoints_whose_names_are_alike_are_kept_apart(tmp_path):
+    import fsspec
+
+    memory, found = fsspec.filesystem("memory"), []
+    for name in ("a_b/c", "a/b_c"):
+        memory.pipe_file(f"/{name}/config.json", name.encode())
+        _, document = written(tmp_path, order(checkpoint=f"memory://{name}"), allowed=("memory://.*",))
+        found.append((Path(document["handler"]["model_path"]) / "config.json").read_text())
+
+    assert found == ["a_b/c", "a/b_c"]
+
+
+def test_a_checkpoint_over_http_is_one_file_fetched_as_archives_are(tmp_path, store):
+    (tmp_path / "weights.v1.bin").write_bytes(b"weights")
+    serve = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        wanted = order("store.caption", checkpoint=f"{host}/weights.v1.bin")
+        _, document = written(tmp_path, wanted, store, allowed=("http://127.0.0.1:.*",))
+        with pytest.raises(SaxError, match=r"Failed to download archive from: .*/none"):
+            written(tmp_path, order("store.caption", checkpoint=f"{host}/none"), store, allowed=("http://127.0.0.1:.*",))
+        server.shutdown()
+
+    assert Path(document["sax"]["checkpoint"]).read_bytes() == b"weights"
+    assert [path.name for path in (tmp_path / "deployed/checkpoints").iterdir()] == [
+        Path(document["sax"]["checkpoint"]).name
+    ]
+
+
+def test_whatever_a_driver_raises_is_told_in_one_line(tmp_path, monkeypatch):
+    import fsspec
+
+    def get(self, *given, **more):
+        raise RuntimeError("the bucket\nis not yours")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "get", get)
+    with pytest.raises(SaxError, match="RuntimeError: the bucket is not yours"):
+        written(tmp_path, order(checkpoint="memory://weights/x"), allowed=("memory://.*",))
 
 
 def test_an_archive_of_the_store_is_a_servable_by_its_name_and_by_what_it_says(tmp_path, store):
@@ -104,9 +171,9 @@ def test_an_archive_of_the_store_is_a_servable_by_its_name_and_by_what_it_says(t
 @pytest.mark.parametrize("wanted", [
     pytest.param(order("no.such.Servable"), id="no such path"),
     pytest.param(order(TEMPERATURE='"hot"'), id="a type that does not fit"),
-    pytest.param(order(checkpoint="nosuch://x"), id="a scheme without driver"),
+    pytest.param(order(checkpoint="memory+x://x"), id="a scheme without driver"),
     pytest.param(order("store.none"), id="no such archive"),
 ])  # fmt: skip
 def test_what_cannot_be_deployed_says_why(tmp_path, store, wanted):
     with pytest.raises(SaxError):
-        written(tmp_path, wanted, store)
+        written(tmp_path, wanted, store, allowed=("memory.*",))

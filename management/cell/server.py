@@ -45,7 +45,7 @@ class CellServer:
         elif scope["method"] == "GET":
             await self._page(send, path)
         else:
-            await _answer(send, 404, msgspec.json.encode(not_found(f"there is no {path}").body()))
+            await _answer(send, *refusal(not_found(f"there is no {path}")))
 
     async def _verb(self, scope: Any, receive: Any, send: Any, path: str, verb: str) -> None:
         body = await _body(receive)
@@ -59,9 +59,17 @@ class CellServer:
             payload = msgspec.json.decode(body)
             result = await self._unless_gone(receive, verb, payload)
         except SaxError as error:
-            status, content = error.status, msgspec.json.encode(error.body())
+            status, content = refusal(error)
         except msgspec.DecodeError:
-            status, content = 400, msgspec.json.encode(invalid("the body is no JSON").body())
+            status, content = refusal(invalid("the body is no JSON"))
+        except OSError as error:
+            logger.error("%s: %s", verb, error)
+            status, content = refusal(
+                SaxError("FailedPrecondition", f"the admin's machine says: {error.strerror or error}")
+            )
+        except Exception:
+            logger.exception("%s", verb)
+            status, content = refusal(SaxError("Internal", "internal error, see the admin's log"))
         else:
             status, content = 200, msgspec.json.encode(result)
         await _answer(send, status, content, wire.sign_answer(self._key, nonce, status, content) if nonce else "")
@@ -116,6 +124,10 @@ class CellListener(uvicorn.Server):
         self.should_exit = True
         if self._serving:
             await asyncio.wait({self._serving}, timeout=3)
+
+
+def refusal(error: SaxError) -> tuple[int, bytes]:
+    return error.status, msgspec.json.encode(error.body())
 
 
 async def _body(receive: Any) -> bytes | None:

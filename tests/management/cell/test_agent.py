@@ -298,6 +298,23 @@ def test_who_has_another_key_is_refused_and_changes_nothing(tmp_path):
     assert in_a_world(tmp_path, scenario) == ("Unauthenticated", False, [], [])
 
 
+@pytest.mark.parametrize(("broken", "code", "text"), [
+    pytest.param(OSError(28, "No space left on device"), "FailedPrecondition", "No space left on device", id="a full disk"),
+    pytest.param(RuntimeError("a bug"), "Internal", "internal error, see the admin's log", id="a bug"),
+])  # fmt: skip
+def test_what_goes_wrong_in_the_admin_is_told_as_that(tmp_path, broken, code, text):
+    async def scenario(world):
+        def write(name, content):
+            raise broken
+
+        world.folder.write = write
+        with pytest.raises(SaxError, match=text) as told:
+            await world.publish(1)
+        return told.value.code, world.cell.models()
+
+    assert in_a_world(tmp_path, scenario) == (code, [])
+
+
 def test_a_signed_request_is_good_once_for_its_path_and_body():
     verifier = wire.Verifier(KEY, clock=lambda: 1000.0)
     header, _ = wire.sign_request(KEY, "/cell/list", b"{}", 1000.0)

@@ -25,6 +25,7 @@ from .upstream import Upstream, UpstreamBroken, UpstreamSilent, UpstreamUnreacha
 from .web import Request
 
 DEADLINE_SECONDS = 30.0
+ROUTE_SECONDS = 0.02  # between looks for a model that has just been loaded
 OVERLOAD_WAITS = (0.05, 0.1, 0.2)  # overload is tried again so often before it is told
 
 Work = Callable[[ModelQueue, Declared], Awaitable[Any]]
@@ -61,13 +62,24 @@ class Published:
                 raise SaxError("Unavailable", f"model {full} has no replicas") from None
             wanted = {"model": full, "replicas": 1, "seconds": DEADLINE_SECONDS}
             await self._admin.ask("wait", wanted, DEADLINE_SECONDS + 5)
-            queue = self._models.find(name)
+            queue = await self._routed(name, full)
         model = sax_inputs.declared(queue.route.model_yaml, queue.route.capabilities)
         if method not in model.methods:
             raise invalid(f"{full} does not support {method}")
         if role.get() is not None:
             acl.check_method(full, method, await self._admin.acls(full), role.get())
         return queue, model
+
+    async def _routed(self, name: str, full: str) -> ModelQueue:
+        """The model is loaded somewhere; that it is reaches this machine's routing table a moment later."""
+        end = asyncio.get_running_loop().time() + DEADLINE_SECONDS
+        while True:
+            try:
+                return self._models.find(name)
+            except ModelNotFound:
+                if asyncio.get_running_loop().time() >= end:
+                    raise SaxError("Unavailable", f"model {full} has no replica that this machine can reach") from None
+            await asyncio.sleep(ROUTE_SECONDS)
 
     @asynccontextmanager
     async def slot(self, full: str, method: str, limit: int) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ import pytest
 
 from flambeau.frontend.gate import InferenceKey
 from flambeau.management.cell import wire
+from flambeau.management.cell.api import Api
 from flambeau.management.cell.catalogue import Change
 from flambeau.management.cell.errors import SaxError
 from flambeau.management.cell.root import CellRoot
@@ -93,6 +94,25 @@ def test_a_worker_s_death_is_unavailable_which_clients_try_again(run):
         assert (status, body["type"]) == (503, "Unavailable")
 
     on_sax(run, scenario)
+
+
+class LoadedElsewhere(Api):
+    """A cell whose model is loaded on another machine as soon as somebody waits for it."""
+
+    async def wait(self, payload):
+        asyncio.get_running_loop().call_later(0.1, self.routed)
+        return {"replicas": 1}
+
+
+def test_a_model_that_was_just_loaded_on_another_machine_is_asked_as_soon_as_it_is_routed(run):
+    async def scenario(sax):
+        worker = await sax.plane.worker()
+        sax.cell.publish(M, "a.B", "None", 1, {})
+        LoadedElsewhere.routed = lambda self: sax.plane.publish(worker, model_yaml=served())
+
+        assert (await sax.ask("POST", "/run", custom()))[0] == 200
+
+    on_sax(run, scenario, LoadedElsewhere)
 
 
 class Elsewhere:

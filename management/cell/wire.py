@@ -12,6 +12,7 @@ import http.client
 import json
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Verifier:
     def __init__(self, key: bytes, clock: Callable[[], float] = time.time) -> None:
         self._key = key
         self._clock = clock
-        self._seen: dict[str, float] = {}
+        self._seen: OrderedDict[str, float] = OrderedDict()  # the oldest first
 
     def check(self, header: str | None, path: str, body: bytes) -> str:
         """The nonce; Unauthenticated when the request is not from somebody who has the key."""
@@ -61,8 +62,9 @@ class Verifier:
         now = self._clock()
         if not stamp.isdigit() or abs(now - float(stamp)) > FRESH_SECONDS or nonce in self._seen:
             raise SaxError("Unauthenticated", "the request's signature is too old or was used before")
-        self._seen = {said: at for said, at in self._seen.items() if now - at < 2 * FRESH_SECONDS}
         self._seen[nonce] = now
+        while now - next(iter(self._seen.values())) >= 2 * FRESH_SECONDS:
+            self._seen.popitem(last=False)
         return nonce
 
 

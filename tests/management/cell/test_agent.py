@@ -329,6 +329,17 @@ def test_a_signed_request_is_good_once_for_its_path_and_body():
             verifier.check(used, "/cell/list", b"{}")
 
 
+def test_signatures_that_are_too_old_to_be_used_again_are_forgotten():
+    now = [1000.0]
+    verifier = wire.Verifier(KEY, clock=lambda: now[0])
+    for _ in range(5):
+        header, _ = wire.sign_request(KEY, "/cell/list", b"{}", now[0])
+        verifier.check(header, "/cell/list", b"{}")
+        now[0] += wire.FRESH_SECONDS
+
+    assert len(verifier._seen) == 2
+
+
 def test_the_answers_of_a_stranger_are_not_believed():
     with pytest.raises(SaxError, match="not signed with this cell's key"):
         wire.check_answer(KEY, "nonce", 200, None, json.dumps({}).encode())

@@ -5,6 +5,7 @@ Pure functions and small records; not for: HTTP, which is `sax`.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -22,6 +23,8 @@ EXTRA_INPUTS: dict[str, Any] = {  # of a language model that declares nothing el
     "seed": None,
     "stop": "",
 }
+WRITTEN_NUMBER = re.compile(r"\s*[+-]?\d{1,15}\s*", re.ASCII)
+MOST = 10**15  # nobody means a greater number
 WHOLE = frozenset({"per_example_max_decode_steps", "per_example_top_k", "seed"})
 
 
@@ -81,9 +84,9 @@ def whole(given: Mapping[str, Any], name: str) -> int:
     value = given.get(name)
     if name not in given:
         raise invalid(f"{name}: Field required")
-    if isinstance(value, str) and value.isascii() and value.strip().lstrip("-").isdecimal():
+    if isinstance(value, str) and WRITTEN_NUMBER.fullmatch(value):
         return int(value)
-    if isinstance(value, int | float) and _is_number(value) and value == int(value):
+    if isinstance(value, int | float) and _is_number(value) and value == int(value) and abs(value) <= MOST:
         return int(value)
     raise invalid(f"{name}: Input should be a valid integer")
 
@@ -122,14 +125,14 @@ def _fit(key: str, value: Any, default: Any) -> Any:
     elif isinstance(default, str):
         good = isinstance(value, str)
     else:
-        good = _is_number(value) and (key not in WHOLE or value == int(value))
+        good = _is_number(value) and (key not in WHOLE or (value == int(value) and abs(value) < 2**63))
     if not good:
         raise invalid(f"extra_inputs.{key}: {json.dumps(value)} is not of the declared kind, {json.dumps(default)}")
     return int(value) if key in WHOLE else value
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
 
 
 def generation(query: str, extra: Mapping[str, Any], model: Declared, *, stream: bool) -> GenerationRequest:

@@ -56,18 +56,18 @@ def ls(call: Call) -> None:
         names.parse_cell(full)
         models = ask_admin("list", {"cell": full}, full, call.root, call.timeout)["models"]
         rows = [[str(at), model.rpartition("/")[2]] for at, model in enumerate(models)]
-        if flags["details"] == "true":
+        if flags["details"]:
             rows = [
                 [*row, ", ".join(call.ask("status", model)["methods"])] for row, model in zip(rows, models, strict=True)
             ]
-        heads = ["#", "Model ID", "Methods"] if flags["details"] == "true" else ["#", "Model ID"]
+        heads = ["#", "Model ID", "Methods"] if flags["details"] else ["#", "Model ID"]
         sys.stdout.write(show(heads, rows))
     else:
         _ls_model(call, show)
 
 
 def _ls_model(call: Call, show: Callable[[list[str], list[list[str]]], str]) -> None:
-    details, acls = call.flags["details"] != "false", call.flags["acls"]
+    details, acls = call.flags["details"] is not False, call.flags["acls"]
     if not (details or acls):
         raise SaxError("InvalidArgument", "You need to specify one of --details or --acls to be true.")
     status = call.ask("status", call.args[0])
@@ -179,7 +179,7 @@ def _count(text: str) -> int:
 WAIT = Flag("wait", False, "Return when the replicas are loaded.")
 LS_FLAGS = (
     Flag("csv", False, "Comma-separated values instead of tables."),
-    Flag("details", "", "Details of models (default true); of all models of a cell when given."),
+    Flag("details", None, "Details of models (default true); of all models of a cell when given."),
     Flag("acls", True, "Methods' ACLs."),
 )
 CELL_COMMANDS = (

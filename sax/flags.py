@@ -16,8 +16,12 @@ class HelpAsked(Exception):
 @dataclass(frozen=True)
 class Flag:
     name: str
-    default: Any
+    default: Any  # None: a switch that may also be left unsaid
     words: str
+
+    @property
+    def switch(self) -> bool:
+        return self.default is None or isinstance(self.default, bool)
 
 
 def parse(given: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], list[str]]:
@@ -33,25 +37,25 @@ def parse(given: list[str], flags: tuple[Flag, ...]) -> tuple[dict[str, Any], li
             raise HelpAsked
         if name not in known:
             raise UsageError(f"flag provided but not defined: -{name}")
-        if not equals and isinstance(known[name].default, bool):
+        if not equals and known[name].switch:
             text = "true"
         elif not equals:
             if not rest:
                 raise UsageError(f"flag needs an argument: -{name}")
             text = rest.pop(0)
-        values[name] = _value(name, text, known[name].default)
+        values[name] = _value(known[name], text)
     return values, rest
 
 
-def _value(name: str, text: str, default: Any) -> Any:
+def _value(flag: Flag, text: str) -> Any:
     try:
-        if isinstance(default, bool):
+        if flag.switch:
             return {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}[text.lower()]
-        if isinstance(default, int):
+        if isinstance(flag.default, int):
             return int(text)
         return text
     except (KeyError, ValueError):
-        raise UsageError(f'invalid value "{text}" for flag -{name}: parse error') from None
+        raise UsageError(f'invalid value "{text}" for flag -{flag.name}: parse error') from None
 
 
 def seconds(text: str) -> float:

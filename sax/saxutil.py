@@ -107,7 +107,7 @@ def usage(command: Command, to: TextIO) -> None:
 
 def _flags(flags: tuple[Flag, ...], to: TextIO) -> None:
     for flag in flags:
-        default = f" (default {flag.default})" if flag.default not in ("", False, 0) else ""
+        default = f" (default {flag.default})" if flag.default not in ("", False, 0, None) else ""
         print(f"  -{flag.name}\n    \t{flag.words}{default}", file=to)
 
 

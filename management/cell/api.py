@@ -3,6 +3,7 @@
 Not for: what users of Sax's HTTP server send, which `frontend.sax` words for them.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from .messages import Report
 
 JOIN_SECONDS = 3.0  # a report is answered after so long though nothing has changed
 LONGEST_WAIT = 600.0
+WRITTEN_NUMBER = re.compile(r"\s*[+-]?\d{1,15}\s*", re.ASCII)
+MOST = 10**15  # nobody means a greater number
 
 Payload = dict[str, Any]
 
@@ -87,11 +90,11 @@ class Api:
         return self._cell.stats()
 
     async def wait(self, payload: Payload) -> Payload:
-        seconds = min(float(payload.get("seconds", 60)), LONGEST_WAIT)
+        seconds = _seconds(payload, 60)
         return {"replicas": await self._cell.wait_ready(_text(payload, "model"), whole(payload, "replicas"), seconds)}
 
     async def watch(self, payload: Payload) -> Any:
-        seconds = min(float(payload.get("seconds", 30)), LONGEST_WAIT)
+        seconds = _seconds(payload, 30)
         return await self._cell.watch(
             _text(payload, "model"), str(payload.get("admin", "")), whole(payload, "seqno"), seconds
         )
@@ -121,12 +124,19 @@ def _text(payload: Payload, name: str) -> str:
     return value
 
 
+def _seconds(payload: Payload, default: float) -> float:
+    value = payload.get("seconds", default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e308:
+        raise invalid("seconds should be a number")
+    return min(float(value), LONGEST_WAIT)
+
+
 def whole(payload: Payload, name: str) -> int:
     value = payload[name]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal() and value.isascii():
+    if isinstance(value, str) and WRITTEN_NUMBER.fullmatch(value):
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST:
         raise invalid(f"{name} should be a whole number")
     return value

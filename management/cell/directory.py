@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import names, wire
-from .api import Api
+from .api import LONGEST_WAIT, Api
 from .errors import SaxError, not_found
 from .root import CellRoot
 
@@ -24,7 +24,8 @@ class Directory:
         cell = self._cell(given)
         if cell == self._default and self._own:
             return await self._own.call(verb, payload)
-        seconds = SECONDS + (float(given.get("seconds", 0)) if verb in WAITING else 0.0)
+        asked = given.get("seconds", 0) if verb in WAITING else 0
+        seconds = SECONDS + (min(asked, LONGEST_WAIT) if isinstance(asked, int | float) else 0)  # else: the admin will say
         return await ask_admin(CellRoot(self._sax_root, cell), verb, payload, seconds)
 
     def _cell(self, payload: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def test_declared_keys_are_taken_as_they_are_declared():
 
 @pytest.mark.parametrize("extra", [
     [1], "x", {"unknown": 1}, {"temperature": "hot"}, {"temperature": [1]}, {"temperature": True}, {"stop": 3},
-    {"per_example_max_decode_steps": 1.5}, {"temperature": float("nan")},
+    {"per_example_max_decode_steps": 1.5}, {"temperature": float("nan")}, {"temperature": 10**400}, {"seed": 2**63},
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(extra):
     with pytest.raises(SaxError) as refused:
@@ -54,12 +54,14 @@ def test_a_generation_asks_for_the_score_of_each_token():
     assert (wanted.sampling.n, wanted.sampling.logprobs, wanted.sampling.stop) == (2, 0, (".",))
 
 
-@pytest.mark.parametrize(("value", "number"), [(1, 1), ("1", 1), (1.0, 1), ("-1", -1)])
+@pytest.mark.parametrize(("value", "number"), [(1, 1), ("1", 1), (1.0, 1), ("-1", -1), (" +2 ", 2)])
 def test_whole_numbers_come_in_many_clothes(value, number):
     assert sax_inputs.whole({"replicas": value}, "replicas") == number
 
 
-@pytest.mark.parametrize("value", [1.5, "x", None, [1], {}, True, float("inf"), ""])
+@pytest.mark.parametrize(
+    "value", [1.5, "x", None, [1], {}, True, float("inf"), "", "--5", "+-5", "5-", "٥", "9" * 5000, 1e300, 10**400]
+)
 def test_what_is_no_whole_number_is_refused(value):
     with pytest.raises(SaxError):
         sax_inputs.whole({"replicas": value}, "replicas")

@@ -4,6 +4,7 @@ import pytest
 
 from flambeau.sax import calls, flags, saxutil, tables
 from flambeau.sax.calls import Deadline, Ring, SaxError
+from flambeau.sax.commands import CELL_COMMANDS
 from flambeau.sax.flags import Flag, UsageError
 
 
@@ -34,6 +35,7 @@ def test_csv_quotes_nothing():
 
 
 FLAGS = (Flag("csv", False, ""), Flag("n", 0, ""), Flag("extra", "", ""))
+LS = next(command for command in CELL_COMMANDS if command.name == "ls")
 
 
 @pytest.mark.parametrize(("words", "values", "rest"), [
@@ -49,6 +51,16 @@ def test_flags_are_go_s(words, values, rest):
 def test_wrong_flags_are_a_usage_error(words):
     with pytest.raises(UsageError):
         flags.parse(words, FLAGS)
+
+
+@pytest.mark.parametrize(("words", "details"), [
+    (["-details", "/sax/test"], True), (["-details=0", "/sax/test"], False), (["--details=false", "/sax/test"], False),
+    (["/sax/test"], None),
+])  # fmt: skip
+def test_details_is_a_switch_that_may_be_left_unsaid(words, details):
+    values, rest = flags.parse(words, LS.flags)
+
+    assert values["details"] is details and rest == ["/sax/test"]
 
 
 def test_extra_inputs_are_numbers_and_texts():

@@ -298,6 +298,20 @@ def test_who_has_another_key_is_refused_and_changes_nothing(tmp_path):
     assert in_a_world(tmp_path, scenario) == ("Unauthenticated", False, [], [])
 
 
+@pytest.mark.parametrize(("verb", "payload"), [
+    *(("publish", {"model_path": PATH, "checkpoint": "None", "replicas": n}) for n in ("--5", "٥", "9" * 5000, 1e300, True)),
+    ("wait", {"replicas": 1, "seconds": "soon"}),
+    ("watch", {"seqno": 0, "seconds": None}),
+])  # fmt: skip
+def test_what_is_no_number_is_refused(tmp_path, verb, payload):
+    async def scenario(world):
+        with pytest.raises(SaxError, match="number") as refused:
+            await world.ask(verb, model=LM, **payload)
+        return refused.value.code
+
+    assert in_a_world(tmp_path, scenario) == "InvalidArgument"
+
+
 @pytest.mark.parametrize(("broken", "code", "text"), [
     pytest.param(OSError(28, "No space left on device"), "FailedPrecondition", "No space left on device", id="a full disk"),
     pytest.param(RuntimeError("a bug"), "Internal", "internal error, see the admin's log", id="a bug"),

@@ -12,6 +12,8 @@ import uvicorn
 
 from .api import Api
 from .cell import Cell
+from .errors import SaxError
+from .names import check_acl
 from .root import CellRoot, Location, Lock, own_address
 from .server import CellServer
 
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 SETTLE_SECONDS = 5.0
 STANDBY_SECONDS = 1.0
+ACL_SECONDS = 5.0
 
 
 async def keep_time(cell: Cell) -> None:
@@ -29,6 +32,21 @@ async def keep_time(cell: Cell) -> None:
             cell.tick()
         except Exception:
             logger.exception("%s could not be assigned anew", cell.name)
+
+
+async def follow_acl(root: CellRoot, cell: Cell) -> None:
+    """`flambeau admin-config`, run again, changes who may publish while the admin runs."""
+    while True:
+        await asyncio.sleep(ACL_SECONDS)
+        try:
+            admin_acl = (await asyncio.to_thread(root.config)).admin_acl
+            check_acl(admin_acl)
+        except (SaxError, OSError, ValueError) as error:  # a root that is away for a while, a file that is half a one
+            logger.warning("%s: its configuration can not be read: %s", root.name, error)
+            continue
+        if admin_acl != cell.catalogue.admin_acl:
+            logger.info("%s: its admin ACL is now %s", root.name, admin_acl or "acl/admin")
+            cell.catalogue.admin_acl = admin_acl
 
 
 async def take_lock(root: CellRoot) -> Lock:
@@ -56,11 +74,12 @@ async def serve_admin(root: CellRoot, host: str, port: int, prune_seconds: float
     )
     bound = listener.getsockname()[1]
     address = f"{host if host not in ('0.0.0.0', '::') else own_address()}:{bound}"
-    ticking = asyncio.create_task(keep_time(cell))
+    tasks = [asyncio.create_task(keep_time(cell)), asyncio.create_task(follow_acl(root, cell))]
     try:
         root.announce(Location(address=address, incarnation=cell.incarnation))
         logger.info("%s is served by %s", root.name, address)
         await uvicorn.Server(options).serve(sockets=[listener])
     finally:
-        ticking.cancel()
+        for task in tasks:
+            task.cancel()
         lock.release()

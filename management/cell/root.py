@@ -150,7 +150,8 @@ class CellRoot:
         self._folder.write("config.json", msgspec.json.encode(CellConfig(fs_root=fs_root, admin_acl=admin_acl)))
 
     def delete(self) -> None:
-        self._must_exist()
+        """With what is published in it."""
+        folder(self.config().fs_root, "sax", parse_cell(self.name)).remove()
         self._folder.remove()
 
     def config(self) -> CellConfig:

@@ -20,7 +20,7 @@ from ..control import ControlPlane
 from ..errors import StartError
 from ..metrics import requests_by_model
 from ..routing import ModelRoute
-from .admin import SETTLE_SECONDS, TICK_SECONDS
+from .admin import SETTLE_SECONDS, TICK_SECONDS, follow_acl
 from .agent import Agent, exchange_with
 from .api import Api
 from .cell import Cell
@@ -91,6 +91,7 @@ class CellService:
         self._tasks = [asyncio.create_task(agent.run())]
         if cell:
             self._tasks.append(asyncio.create_task(_keep_time(cell, agent, host)))
+            self._tasks.append(asyncio.create_task(follow_acl(self._root, cell)))
             self._root.announce(Location(address=self._address, incarnation=cell.incarnation))
 
     async def stop(self) -> None:

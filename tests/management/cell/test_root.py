@@ -1,9 +1,12 @@
 """The shared root: layout, lock, and what is said when something is not there."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from flambeau.management.cell import admin
+from flambeau.management.cell.cell import Cell
 from flambeau.management.cell.errors import SaxError
 from flambeau.management.cell.root import CellRoot, Location, cells, own_address, required_root
 
@@ -21,6 +24,39 @@ def test_a_new_cell_has_config_key_and_state(root, tmp_path):
     assert (tmp_path / "fs/sax/test/state.json").read_bytes() == b"{}"
     assert len(root.key()) == 64 and (tmp_path / "sax/test/key").stat().st_mode & 0o77 == 0
     assert cells(str(tmp_path)) == ["test"]
+
+
+def test_a_cell_that_is_deleted_takes_along_what_was_published(root, tmp_path):
+    root.state().write("state.json", b"{}")
+
+    root.delete()
+
+    assert cells(str(tmp_path)) == [] and list((tmp_path / "fs/sax").iterdir()) == []
+    together = CellRoot(str(tmp_path), "/sax/one")
+    together.create(str(tmp_path))
+    together.state().write("state.json", b"{}")
+    together.delete()
+    assert cells(str(tmp_path)) == []
+
+
+def test_a_changed_acl_is_obeyed_while_the_admin_runs_and_a_spoilt_one_is_not(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(admin, "ACL_SECONDS", 0.01)
+    cell = Cell("/sax/test", root.state(), lambda: 0.0)
+
+    async def becomes(acl, spoilt=None):
+        following = asyncio.create_task(admin.follow_acl(root, cell))
+        if spoilt:
+            (tmp_path / "sax/test/config.json").write_text(spoilt)
+            await asyncio.sleep(0.05)
+        root.create(f"{tmp_path}/fs", acl)
+        async with asyncio.timeout(10):
+            while cell.catalogue.admin_acl != acl:
+                await asyncio.sleep(0.01)
+        following.cancel()
+
+    asyncio.run(becomes("acl/all"))
+    asyncio.run(becomes("acl/inference", spoilt='{"fs_root'))
+    asyncio.run(becomes("", spoilt='{"fs_root": "/x", "admin_acl": "acl/none"}'))
 
 
 def test_configured_again_it_keeps_its_key(root, tmp_path):

@@ -20,6 +20,7 @@ from .options import FrontendOptions
 from .web import Request
 
 KEYLESS = ("/", "/healthz")
+BEARER = (("WWW-Authenticate", "Bearer"),)
 ROLES = ("admin", "inference")
 role: ContextVar[str | None] = ContextVar("role", default=None)  # of whoever sent the request
 
@@ -42,7 +43,7 @@ class Border:
                     await request.write(b"data: " + msgspec.json.encode({"error": error.body()}) + b"\n\n")
                     request.cut()
                 else:
-                    await request.answer(error.status, error.body())
+                    await request.answer(error.status, error.body(), headers=BEARER if error.status == 401 else ())
 
         return wrapped
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..management.cell import acl, names, wire
 from ..management.cell.errors import SaxError, invalid
-from ..management.cell.root import CellRoot
+from ..management.cell.root import CellRoot, told_to_users
 from . import sax_inputs
 from .dispatch import ModelQueue
 from .errors import ModelNotFound, QueueFull
@@ -148,7 +148,9 @@ class OtherCells:
 
     def _token(self, cell: str) -> str:
         """There we are a member with no more rights than whoever asks us."""
-        return wire.member_token(CellRoot(self._sax_root, cell).key(), role.get() or "inference")
+        root = CellRoot(self._sax_root, cell)
+        with told_to_users(root):
+            return wire.member_token(root.key(), role.get() or "inference")
 
 
 async def _pass_on(request: Request, address: str, token: str) -> None:

@@ -68,7 +68,9 @@ class Cell:
         spec = self.catalogue.add(key, path, checkpoint, replicas, overrides)
         self._logs[key] = AddressLog()
         self.refresh()
-        return self._warning(spec)
+        if warning := self._warning(spec):
+            logger.warning("%s: %s", key, warning)
+        return warning
 
     def update(self, full: str, change: Change, role: str | None = None) -> Published:
         """Replicas reload only when checkpoint or overrides have changed."""

@@ -4,8 +4,7 @@ from typing import Any
 
 from . import names, wire
 from .api import LONGEST_WAIT, Api
-from .errors import SaxError, not_found
-from .root import CellRoot
+from .root import CellRoot, told_to_users
 
 SECONDS = 20.0
 WAITING = {"wait", "watch"}  # these take as long as their caller says
@@ -39,10 +38,6 @@ class Directory:
 
 async def ask_admin(root: CellRoot, verb: str, payload: object, seconds: float) -> Any:
     """At the address that the root names now."""
-    try:
+    with told_to_users(root):
         location, key = root.location(), root.key()
-    except SaxError as error:
-        if "is not a directory" in error.text:
-            raise not_found(error.text) from None
-        raise
     return await wire.ask(location.address, f"/cell/{verb}", payload, key, seconds)

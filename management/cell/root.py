@@ -10,16 +10,21 @@ Roots are local (or mounted) folders; other URLs go through fsspec when it is in
 
 import fcntl
 import ipaddress
+import logging
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import msgspec
 
-from .errors import SaxError
+from .errors import SaxError, not_found
 from .names import check_acl, check_fs_root, parse_cell
+
+logger = logging.getLogger(__name__)
 
 
 class Folder(Protocol):
@@ -187,9 +192,26 @@ class CellRoot:
         """Held by the one admin of the cell; None when somebody holds it."""
         return Lock.take(self._folder.path / "location.lock") if isinstance(self._folder, LocalFolder) else Lock(None)
 
+    def exists(self) -> bool:
+        return self._folder.exists()
+
     def _must_exist(self) -> None:
-        if not self._folder.exists():
+        if not self.exists():
             raise SaxError("FailedPrecondition", f'"{self._sax_root}{self.name}" is not a directory')
+
+
+@contextmanager
+def told_to_users(root: CellRoot) -> Iterator[None]:
+    """What users on other machines are told of a root: no folder of this one."""
+    try:
+        yield
+    except SaxError as error:
+        if not root.exists():
+            raise not_found(f"cell {root.name} not found") from None
+        if error.code == "PermissionDenied":
+            logger.warning("%s", error.text)
+            raise SaxError("PermissionDenied", f"this server has no access to cell {root.name}") from None
+        raise
 
 
 class Lock:
@@ -216,7 +238,7 @@ class Lock:
 
 def cells(sax_root: str) -> list[str]:
     """Bare names, sorted."""
-    return [name for name in folder(sax_root, "sax").names() if CellRoot(sax_root, f"/sax/{name}")._folder.exists()]
+    return [name for name in folder(sax_root, "sax").names() if CellRoot(sax_root, f"/sax/{name}").exists()]
 
 
 def required_root(given: str | None, environ: Any = os.environ) -> str:

@@ -5,6 +5,8 @@ import pytest
 
 from flambeau.frontend.gate import InferenceKey
 from flambeau.management.cell import wire
+from flambeau.management.cell.api import Api
+from flambeau.management.cell.directory import Directory
 from flambeau.management.jwt_auth import JwtOptions
 
 from .conftest import write_keys
@@ -47,6 +49,24 @@ def test_an_error_suits_sax_s_clients_and_torchserve_s(run):
     on_sax(run, scenario)
 
 
+def test_what_is_wrong_with_another_cell_is_told_without_this_machine_s_folders(run, runtime):
+    async def scenario(sax):
+        status, body = await sax.ask("GET", "/listall?sax_cell=/sax/nope")
+
+        assert (status, body["detail"]) == (404, "cell /sax/nope not found")
+
+    on_sax(run, scenario, lambda cell: Directory(str(runtime), "/sax/test", Api(cell)))
+
+
+def test_publishing_what_no_server_can_serve_is_told_in_the_log(run, caplog):
+    async def scenario(sax):
+        await sax.ask("POST", "/publish", SPEC)
+
+    on_sax(run, scenario)
+
+    assert "/sax/test/m: no server of this cell can serve a.B yet" in caplog.text
+
+
 def test_sax_s_routes_are_on_its_own_listener_alone(run):
     async def scenario(sax):
         client = await sax.plane.client()
@@ -60,7 +80,8 @@ def test_where_tokens_are_in_use_publishing_needs_an_acl(run, runtime):
     write_keys(runtime, InferenceKey("secret"))
 
     async def scenario(sax):
-        assert (await sax.ask("POST", "/publish", SPEC))[0] == 401
+        refused = await sax.raw("POST", "/publish", SPEC)
+        assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
         status, body = await sax.ask("POST", "/publish", SPEC, Authorization="Bearer secret")
         assert status == 403 and body["detail"].startswith("permission error")
         sax.cell.catalogue.admin_acl = "acl/all"

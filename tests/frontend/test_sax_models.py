@@ -11,7 +11,7 @@ from flambeau.management.cell import wire
 from flambeau.management.cell.api import Api
 from flambeau.management.cell.catalogue import Change
 from flambeau.management.cell.errors import SaxError
-from flambeau.management.cell.root import CellRoot
+from flambeau.management.cell.root import CellRoot, LocalFolder
 
 from .conftest import until, write_keys
 from .sax_plane import on_sax
@@ -222,12 +222,19 @@ def test_another_cell_s_model_that_sleeps_is_woken(run, runtime):
     in_a_root(run, runtime, scenario, Machine("application/json", b'[["text", -1.5]]'))
 
 
-def test_who_is_no_member_of_the_other_cell_asks_it_nothing(run, runtime):
+def test_who_is_no_member_of_the_other_cell_asks_it_nothing(run, runtime, monkeypatch):
+    def refuse(folder, name):
+        raise SaxError("PermissionDenied", f"{folder.path / name} is not for this user")
+
     machine = Machine("application/json", b"[]")
 
     async def scenario(sax):
-        status, _ = await sax.ask("POST", "/score", {"model": OTHERS, "prefix": "a"})
-
-        assert status == 412 and not hasattr(machine, "body")
+        status, body = await sax.ask("POST", "/score", {"model": OTHERS, "prefix": "a"})
+        assert (status, body["detail"]) == (404, "cell /sax/other not found")
+        (runtime / "sax/other/key").mkdir(parents=True)
+        monkeypatch.setattr(LocalFolder, "read", refuse)
+        status, body = await sax.ask("POST", "/score", {"model": OTHERS, "prefix": "a"})
+        assert (status, body["detail"]) == (403, "this server has no access to cell /sax/other")
+        assert not hasattr(machine, "body")
 
     in_a_root(run, runtime, scenario, machine, known=False)

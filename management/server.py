@@ -68,6 +68,10 @@ class Server:
         try:
             await self.start()
             await self._wanted.wait()
+        except ManagementError as error:
+            if self._standing:  # else standard error has it; which is nowhere once a detached server is ready
+                logger.error("%s", error)
+            raise
         finally:
             await self.stop()
 
@@ -89,6 +93,7 @@ class Server:
         self._children = Children()
         self.measuring = Measuring(settings, self.logs)
         self.control = self._control_plane()
+        self._enter_cell()
         store = Path(settings.workflow_store) if settings.workflow_store else plan.model_store
         self._workflows = Workflows(self.control, store)
         self._autoscaler = self._assemble_autoscaler()
@@ -114,7 +119,7 @@ class Server:
         logger.info("%s", greeting(settings))
         announce(self._facts(), detached=plan.detached)
         await self.control.restore()
-        await self._enter_cell()
+        await self._serve_cell()
         self._spawn(self._first_models())
         self._spawn(self.measuring.watch_the_system())
         self._spawn(self.logs.keep_small())
@@ -132,7 +137,8 @@ class Server:
         if self._snapshots:
             self._snapshots.write(self.control.registry.state, kind)
 
-    async def _enter_cell(self) -> None:
+    def _enter_cell(self) -> None:
+        """What can refuse; models and machines are the cell's from `_serve_cell` on."""
         settings = self._settings
         if settings.cell:
             from .cell.service import CellService
@@ -142,13 +148,18 @@ class Server:
             self._cell = CellService(
                 options, self.control, self._runtime.path, self._plan.state_folder, self._plan.model_store
             )
-            await self._cell.start()
             if settings.cluster:
                 from .cluster.service import ClusterService
                 from .cluster.settings import cluster_task
 
                 self._cluster = ClusterService(cluster_task(settings, options, self._plan), child_environment(os.environ))
-                self._cluster.start()
+            self._cell.enter()
+
+    async def _serve_cell(self) -> None:
+        if self._cell:
+            await self._cell.start()
+        if self._cluster:
+            self._cluster.start()
 
     def _start_data_plane(self) -> None:
         around = (self._children, self._runtime.path, child_environment(os.environ))

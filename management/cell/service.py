@@ -70,15 +70,24 @@ class CellService:
         self._folder = state / "cell"
         self._servables = Servables(model_store)
         self._root = CellRoot(options.sax_root, options.cell)
+        self._key = b""
         self._lock: Lock | None = None
+        self._gate: Gate | None = None
+        self._listener: CellListener | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """The key first: nobody may be asked or answered without it. StartError when the cell can't be had."""
+    def enter(self) -> None:
+        """Before anything is served: StartError when the cell can't be had."""
         try:
-            key, cell = self._enter()
+            self._enter()
         except SaxError as error:
             raise StartError(error.text) from None
+        except OSError as error:
+            raise StartError(f"{self._options.cell} below {self._options.sax_root}: {error.strerror or error}") from None
+
+    async def start(self) -> None:
+        """The key first: nobody may be asked or answered without it."""
+        key, cell = self._key, self._cell() if self._options.admin else None
         _write_secret(self._runtime / "cell.key", key)
         sock = socket.create_server((self._options.host, 0))
         self._gate = Gate(sock, self._runtime / "workers", key)
@@ -99,8 +108,10 @@ class CellService:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._gate.stop()
-        await self._listener.stop()
+        if self._gate:
+            self._gate.stop()
+        if self._listener:
+            await self._listener.stop()
         if self._lock:
             self._lock.release()
 
@@ -108,24 +119,24 @@ class CellService:
     def _address(self) -> str:
         return f"{self._options.advertised}:{self._options.port}"
 
-    def _enter(self) -> tuple[bytes, Cell | None]:
-        """The cell's key; and the cell itself when we are its admin."""
-        options = self._options
-        if not options.admin:
-            return self._root.key(), None
-        try:
-            config = self._root.config()
-        except SaxError:
-            self._root.create(options.sax_root)  # no ceremony on one machine
-            config = self._root.config()
-        self._lock = self._root.lock()
-        if self._lock is None:
-            raise SaxError("Unavailable", f"{self._root.name} has an admin already: join it with cell_admin=false")
-        cell = Cell(
-            options.cell, self._root.state(), time.monotonic, admin_acl=config.admin_acl, settle_seconds=SETTLE_SECONDS,
-            prune_seconds=options.prune_seconds,
+    def _enter(self) -> None:
+        """The cell's key; and its lock when we are its admin."""
+        if self._options.admin:
+            try:
+                self._root.config()
+            except SaxError:
+                self._root.create(self._options.sax_root)  # no ceremony on one machine
+            self._lock = self._root.lock()
+            if self._lock is None:
+                raise SaxError("Unavailable", f"{self._root.name} has an admin already: join it with cell_admin=false")
+            self._root.state()
+        self._key = self._root.key()
+
+    def _cell(self) -> Cell:
+        return Cell(
+            self._options.cell, self._root.state(), time.monotonic, admin_acl=self._root.config().admin_acl,
+            settle_seconds=SETTLE_SECONDS, prune_seconds=self._options.prune_seconds,
         )  # fmt: skip
-        return self._root.key(), cell
 
     def _member(self, own: Api | None, gate: str) -> tuple[ControlHost, Agent]:
         async def ask(payload: object) -> Any:

@@ -5,6 +5,8 @@ import signal
 import pytest
 import requests
 
+from flambeau.management.cell.root import CellRoot
+
 from .cluster import until
 from .test_walkthroughs import free_port
 
@@ -22,6 +24,28 @@ def server(live_server):
     server.sax = f"http://127.0.0.1:{port}"
     until(lambda: listed(server) is not None, told=server.said)
     return server
+
+
+@pytest.mark.parametrize(("settings", "sentence"), [
+    pytest.param({}, "/sax/test has an admin already: join it with cell_admin=false", id="an admin that is not alone"),
+    pytest.param({"cell": "foo"}, 'cell=foo: cell full name "foo" should have the form /sax/<cell name>', id="no name"),
+    pytest.param({"cell_admin": "false", "sax_root": ""}, "cell_admin=false: the cell is found by sax_root or SAX_ROOT",
+                 id="a member without a root"),
+    pytest.param({"cell_admin": "false", "cluster": "local:2"}, "only the cell's admin has a cluster", id="a member's cluster"),
+])  # fmt: skip
+def test_a_server_that_cannot_enter_its_cell_says_so_and_was_never_ready(live_server, tmp_path, settings, sentence):
+    root = CellRoot(str(tmp_path / "root"), "/sax/test")
+    root.create(str(tmp_path / "root"))
+    lock = root.lock()
+    given = {"cell": "/sax/test", "sax_root": str(tmp_path / "root"), "sax_address": f"http://127.0.0.1:{free_port()}"}
+    server = live_server(start=False, **(given | settings))
+
+    server.start()
+
+    assert server.process.wait(20) == 1
+    logged = "".join(path.read_text() for path in server.folder.glob("logs/*.log"))
+    assert sentence in server.said() and "has started" not in server.said() + logged
+    lock.release()
 
 
 def listed(server):

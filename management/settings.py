@@ -81,6 +81,7 @@ class Settings:
     cell_chip: str = _is("cpu", "accelerator of this machine, as the assigner counts its memory")
     cell_topology: str = _is("1", "how many of them: 1, 4, 2x2")
     cell_tags: str | None = _is(None, "what models may ask for by `constraints`, comma-separated")
+    cell_model_filter: str | None = _is(None, "only model paths that match this regular expression as a whole are served")
     cluster: str | None = _is(None, "machines that join by themselves: `auto` or an address of Ray's; local:N to try it")
     cell_prune_seconds: float = _is(10.0, "a machine that is silent for so long is dead", minimum=1)
     # -- models
@@ -287,7 +288,9 @@ def _check(name: str, text: str, *, is_address: bool) -> None:
             json.loads(text)
         except ValueError as error:
             raise SettingsError(f"{name}: not JSON: {error}") from None
-    patterns = text.split(",") if name == "allowed_urls" else [text] if name == "blacklist_env_vars" else []
+    patterns = (
+        text.split(",") if name == "allowed_urls" else [text] if name in ("blacklist_env_vars", "cell_model_filter") else []
+    )
     for pattern in patterns:
         try:
             re.compile(pattern)

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from ..launcher import command
 from .admin import serve_admin
 from .errors import SaxError
 from .names import check_acl, parse_cell
@@ -61,6 +62,7 @@ def admin(sax_cell: str, sax_root: str | None, host: str, port: int, prune_secon
 @click.option("--platform_chip", default="cpu", show_default=True, help="Accelerator, as its memory is counted.")
 @click.option("--platform_topology", default="1", show_default=True, help="How many of them.")
 @click.option("--tags", default="", help="What models may ask for by `constraints`, comma-separated.")
+@click.option("--model_filter_regex", default="", help="Only model paths that match it as a whole are served.")
 @click.option("--admin_port", type=int, help="Also be the cell's admin (at --port).")
 @click.option("--model_store", "--model-store", help="Folder of model archives, served as store.<name>.")
 @click.option("--state", default=None, help="Folder for logs and state; model-server-<port> when not given.")
@@ -73,6 +75,7 @@ def model_server(
     platform_chip: str,
     platform_topology: str,
     tags: str,
+    model_filter_regex: str,
     admin_port: int | None,
     model_store: str | None,
     state: str | None,
@@ -94,15 +97,15 @@ def model_server(
         "cell_chip": platform_chip,
         "cell_topology": platform_topology,
         "cell_tags": tags,
+        "cell_model_filter": model_filter_regex,
         "model_store": str(Path(model_store or folder).absolute()),
     }
     ports = free_ports(3)
     for name, free in zip(("inference", "management", "metrics"), ports, strict=True):
         settings[f"{name}_address"] = f"http://127.0.0.1:{free}"
-    settings |= dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-    arguments = [item for key, value in settings.items() for item in ("--set", f"{key}={value}")]
+    said = [*(f"{key}={value}" for key, value in settings.items()), *pairs]  # of two that differ the last one wins
+    argv = command(["--foreground", *(item for pair in said for item in ("--set", pair))])
     environment = os.environ | {"LOG_LOCATION": str(folder / "logs"), "TMPDIR": str(_short(folder / "tmp"))}
-    argv = [sys.executable, "-m", "flambeau.management.server", "org.pytorch.serve.ModelServer", "--foreground", *arguments]
     os.chdir(folder)  # a config.properties of the present folder is another server's
     os.execve(sys.executable, argv, environment)
 

@@ -8,6 +8,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class CellOptions:
     chip: str = "cpu"
     topology: str = "1"
     tags: tuple[str, ...] = ()
+    model_filter: str = ".*"  # of the model paths that it can serve
     prune_seconds: float = 10.0
     model_api: bool = True  # may models be published over HTTP?
 
@@ -159,7 +161,7 @@ class CellService:
             chip=options.chip,
             topology=options.topology,
             tags=list(options.tags),
-            paths=self._servables.paths(),
+            paths=[path for path in self._servables.paths() if re.fullmatch(options.model_filter, path)],
             memory_gib=round(psutil.virtual_memory().total / GIB, 1),
             unhinted_gib=UNHINTED_GIB,
             max_per_model=MOST_REPLICAS,

@@ -31,6 +31,7 @@ def cell_options(settings: Settings, environ: Mapping[str, str], state_folder: P
         chip=settings.cell_chip,
         topology=settings.cell_topology,
         tags=tags,
+        model_filter=settings.cell_model_filter or ".*",
         prune_seconds=settings.cell_prune_seconds,
         model_api=settings.enable_model_api is not False,
     )

@@ -8,10 +8,6 @@ from typing import Any
 
 from .protocol import RequestHead, WorkerConfig
 
-SEQUENCE_ID = "ts_request_sequence_id"
-SEQUENCE_START = "ts_request_sequence_start"
-SEQUENCE_END = "ts_request_sequence_end"
-
 
 class Headers(dict[str, Any]):
     """Headers in the case in which they were received; looked up in any case."""
@@ -100,6 +96,7 @@ class Context:
         self.model_version = config.version
         self.worker_id = config.worker_id
         self.device_ids = config.device_ids
+        self._sequence_id_header = config.sequence_id_header
         self.system_properties: dict[str, Any] = {
             "model_dir": config.model_dir,
             "gpu_id": config.gpu_id,
@@ -134,7 +131,7 @@ class Context:
         return self.request_ids.get(idx)
 
     def get_sequence_id(self, idx: int) -> str | None:
-        return self.get_request_header(idx, SEQUENCE_ID)  # type: ignore[no-any-return]
+        return self.get_request_header(idx, self._sequence_id_header)  # type: ignore[no-any-return]
 
     def get_request_header(self, idx: int, key: str) -> Any:
         """A header's text, or None; for the name of a multipart field, `{"content-type": …}`."""

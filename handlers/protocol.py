@@ -106,6 +106,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     service_envelope: str | None = None
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
+    sequence_id_header: str = "ts_request_sequence_id"
     max_response_bytes: int = 6553500
     busy_poll_us: int = 0
     metrics_config: str | None = None  # path of a metrics.yaml

@@ -7,15 +7,14 @@ once and never again, and eight clients who wait for each other's answers are fo
 
 from collections import deque
 
-from .context import SEQUENCE_ID
 from .exchange import Exchange
 
 
 class Queue:
-    def __init__(self, batch_size: int, max_delay_seconds: float, by_sequence: bool = False) -> None:
+    def __init__(self, batch_size: int, max_delay_seconds: float, sequence_header: str = "") -> None:
         self.batch_size = max(1, batch_size)
         self._delay = max(0.0, max_delay_seconds)
-        self._by_sequence = by_sequence  # a batch holds at most one request of a sequence
+        self._sequence_header = sequence_header.lower().encode()  # a batch holds at most one request with each value of it
         self._waiting: deque[Exchange] = deque()
         self._expected = self.batch_size
 
@@ -50,7 +49,7 @@ class Queue:
         operation = waiting[0].head.operation
         while waiting and len(batch) < self.batch_size and waiting[0].head.operation == operation:
             exchange = waiting.popleft()
-            sequence = _sequence(exchange) if self._by_sequence else b""
+            sequence = self._sequence(exchange) if self._sequence_header else b""
             (left if sequence in sequences else batch).append(exchange)
             if sequence:
                 sequences.add(sequence)
@@ -66,7 +65,5 @@ class Queue:
         self._waiting.extendleft(reversed(unfinished))
         self._expected = 0
 
-
-def _sequence(exchange: Exchange) -> bytes:
-    wanted = SEQUENCE_ID.encode()
-    return next((value for name, value in exchange.head.headers if name.lower() == wanted), b"")
+    def _sequence(self, exchange: Exchange) -> bytes:
+        return next((value for name, value in exchange.head.headers if name.lower() == self._sequence_header), b"")

@@ -139,9 +139,9 @@ class BatchWorker(Worker):
         followers: Followers | None = None,
     ) -> None:
         self.followers = followers
-        by_sequence = bool(config.model_yaml.get("sequenceBatching"))
+        sequence_header = config.sequence_id_header if config.model_yaml.get("sequenceBatching") else ""
         self.continuous = bool(config.model_yaml.get("continuousBatching"))
-        self.queue = Queue(config.batch_size, config.max_batch_delay_seconds, by_sequence)
+        self.queue = Queue(config.batch_size, config.max_batch_delay_seconds, sequence_header)
         super().__init__(context, config, control, 2 * self.queue.batch_size)
         self.runner = Runner(
             entry,

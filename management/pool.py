@@ -223,6 +223,7 @@ class Pool:
             service_envelope=settings.service_envelope,
             limit_max_image_pixels=settings.limit_max_image_pixels,
             decode_input_request=settings.decode_input_request,
+            sequence_id_header=settings.ts_header_key_sequence_id,
             max_response_bytes=settings.max_response_size,
             busy_poll_us=settings.busy_poll_us,
             metrics_config=settings.metrics_config,

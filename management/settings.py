@@ -107,7 +107,7 @@ class Settings:
     service_envelope: str | None = _is(None, "how bodies are wrapped", choices=("body", "json", "kserve", "kservev2"))
     install_py_dep_per_model: bool = _is(False, "install an archive's requirements.txt into a folder of the model's own")
     initial_worker_port: int = _is(9000, "the first worker's id", minimum=1)
-    initial_distribution_port: int = _is(29500, "the first rendezvous port of torchrun", minimum=1)
+    initial_distribution_port: int = _is(29500, "accepted; processes that compute together meet at a free port", minimum=1)
     number_of_gpu: int | None = _is(None, "GPUs to use; all when not given", minimum=0)
     max_archive_size: int = _is(20 << 30, "bytes an archive may unpack to", minimum=1)
     max_archive_members: int = _is(100_000, "files an archive may hold", minimum=1)
@@ -128,9 +128,13 @@ class Settings:
     drain_delay: float = _is(0.0, "seconds that a stopping server, no longer ready, still accepts connections", minimum=0)
     drain_timeout: float = _is(30.0, "seconds that requests in flight get when the server stops", minimum=0)
     ts_open_inference_protocol: bool = _is(False, "accepted; the /v2 routes are always served")
-    ts_header_key_sequence_id: str = _is("ts_request_sequence_id", "header that names a sequence")
-    ts_header_key_sequence_start: str = _is("ts_request_sequence_start", "header that starts one")
-    ts_header_key_sequence_end: str = _is("ts_request_sequence_end", "header that ends one")
+    ts_header_key_sequence_id: str = _is("ts_request_sequence_id", "header that names a request's sequence")
+    ts_header_key_sequence_start: str = _is(
+        "ts_request_sequence_start", "accepted; the first request of an id starts its sequence"
+    )
+    ts_header_key_sequence_end: str = _is(
+        "ts_request_sequence_end", "accepted; nothing is kept for a sequence that could end"
+    )
     # -- who may do what
     disable_token_authorization: bool | None = _is(
         None, "true: no tokens; false: tokens everywhere; not given: tokens on APIs off loopback", section="Who may do what"

@@ -9,7 +9,12 @@ from .worker_client import config_of, running
 ECHO = "def handle(rows, context):\n    return [row for row in rows or ()] if rows is not None else None\n"
 
 
-def test_a_batch_holds_one_request_of_a_sequence(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "header"),
+    [({}, "TS_Request_Sequence_Id"), ({"sequence_id_header": "X-Sequence"}, "x-sequence")],
+    ids=["TorchServe's header", "a header of one's own"],
+)
+def test_a_batch_holds_one_request_of_a_sequence(tmp_path, settings, header):
     code = """
 import time
 seen = {}
@@ -23,11 +28,13 @@ def handle(rows, context):
     time.sleep(0.01)
     return [seen[id] for id in ids]
 """
-    config = config_of(tmp_path, code, batch_size=4, max_batch_delay_seconds=0.01, model_yaml={"sequenceBatching": True})
+    config = config_of(
+        tmp_path, code, batch_size=4, max_batch_delay_seconds=0.01, model_yaml={"sequenceBatching": True}, **settings
+    )
     with running(config) as worker:
         for number in range(3):
             for sequence in "ab":
-                worker.peer.send(str(number).encode(), headers=[("ts_request_sequence_id", sequence)])
+                worker.peer.send(str(number).encode(), headers=[(header, sequence)])
         answers = [worker.peer.answer().json() for _ in range(6)]
 
     assert sorted(map(len, answers)) == [1, 1, 2, 2, 3, 3]

@@ -46,6 +46,16 @@ def test_a_model_is_registered_asked_scaled_and_unregistered(live_server):
     assert server.stop() == 0
 
 
+def test_a_sequence_header_of_ones_own_is_known_in_the_worker(live_server):
+    server = live_server(ts_header_key_sequence_id="X-Sequence")
+    server.archive("tells", "def handle(data, context):\n    return data and [context.get_sequence_id(0)]\n")
+    server.client.register("tells", initial_workers=1)
+
+    request = urllib.request.Request(f"{server.client.inference}/predictions/tells", b"", {"X-Sequence": "seven"})
+
+    assert urllib.request.urlopen(request).read() == b"seven"
+
+
 @pytest.mark.parametrize(("handler", "cause"), [
     pytest.param(BROKEN, "entry point: ValueError: no such weights at handler.py:2", id="an exception"),
     pytest.param('raise ValueError("\\x1b[31m☃ \\x00")', "?[31m? ?", id="colours and letters that no header may hold"),

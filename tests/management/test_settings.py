@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from flambeau.management import properties, settings_text
@@ -112,6 +114,18 @@ def test_config_properties_says_the_defaults(tmp_path):
     )
 
     assert load(write(tmp_path, uncommented), {}).settings == Settings()
+
+
+def test_every_setting_is_read_somewhere_or_says_that_it_is_only_accepted():
+    own = ["archiver", "frontend", "handlers", "management", "optimizer", "sax"]
+    sources = [path.read_text() for room in own for path in (settings_text.ROOT / room).rglob("*.py")]
+    by_load = {"use_env_allowed_urls", "enable_envvars_config"}
+    refused_at_once = {name for name, setting in declared().items() if len(setting.metadata["choices"]) == 1}
+    read = {name for source in sources for name in re.findall(r"settings\.(\w+)", source)} | by_load | refused_at_once
+    accepted = {name for name, setting in declared().items() if setting.metadata["words"].startswith("accepted")}
+
+    assert declared().keys() - read - accepted == set()
+    assert accepted & read == set()
 
 
 def test_a_pair_on_the_command_line_without_a_value_stops_the_start():

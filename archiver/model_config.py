@@ -60,7 +60,14 @@ KINDS: dict[str, type] = {
     for name, annotation in get_type_hints(ModelConfig).items()
     if name not in ("raw", "warnings", "given")
 }
-BACKEND_KEYS = {"pt2", "handler", "micro_batching", "deepspeed", "pippy", "slo", "idempotent"}
+WITHOUT_EFFECT = {  # TorchServe's, each with what happens instead
+    "useVenv": "requirements are always installed into an environment of the model's own",
+    "sequenceMaxIdleMSec": "nothing is kept for a sequence that could be idle",
+    "sequenceTimeoutMSec": "nothing is kept for a sequence that could time out",
+    "maxNumSequence": "sequences are not limited in number",
+    "maxSequenceJobQueueSize": "the requests of sequences wait in the model's queue, which jobQueueSize bounds",
+    "asyncCommunication": "no link to a worker ever blocks",
+}
 
 
 def read_model_config(path: Path) -> ModelConfig:
@@ -87,7 +94,7 @@ def parse_model_config(text: bytes | str) -> ModelConfig:
     warnings: list[str] = []
     for key, value in document.items():
         if key not in KINDS:
-            if key not in BACKEND_KEYS and isinstance(key, str) and key.lower() in {k.lower() for k in KINDS}:
+            if isinstance(key, str) and key.lower() in {k.lower() for k in KINDS}:
                 warnings.append(f"{key} is not known; is {next(k for k in KINDS if k.lower() == key.lower())} meant?")
         elif value is None or not isinstance(value, KINDS[key]) or (KINDS[key] is int and isinstance(value, bool)):
             warnings.append(f"{key}: {value!r} is not of type {KINDS[key].__name__} and is ignored")
@@ -97,6 +104,8 @@ def parse_model_config(text: bytes | str) -> ModelConfig:
             warnings.append(f"{key}: {value} is more than {MAX_NUMBER} and is ignored")
         else:
             taken[key] = value
+            if value and key in WITHOUT_EFFECT:
+                warnings.append(f"{key} has no effect: {WITHOUT_EFFECT[key]}")
     return ModelConfig(**taken, raw=document, warnings=tuple(warnings), given=True)
 
 

@@ -91,21 +91,30 @@ class Loading:
         )
 
     def _import(self, path: str) -> ModuleType | None:
-        """The module of a file in the model's folder, or of an installed package; None when there is neither."""
+        """The module of a file in the model's folder, or of an installed package; None for a ready-made handler."""
+        if file := own_file(path, self._model_dir):
+            return _import_file(file)
         stem = path.removesuffix(".py")
-        for file in (
-            os.path.join(self._model_dir, stem + ".py"),
-            os.path.join(self._model_dir, os.path.basename(stem) + ".py"),
-        ):
-            if os.path.isfile(file):
-                return _import_file(file)
         if stem in READY_MADE:
             return None
-        if stem in MISSING:
-            raise EntryPointError(f"{stem}: {MISSING[stem]}")
-        if path.endswith(".py") or "/" in path:
-            raise EntryPointError(f"the archive has no file {path}")
+        if reason := refusal(path):
+            raise EntryPointError(reason)
         return importlib.import_module(stem)
+
+
+def own_file(path: str, model_dir: str) -> str | None:
+    """The file that a handler's name means, when the model's folder has it."""
+    stem = path.removesuffix(".py")
+    candidates = (os.path.join(model_dir, f"{name}.py") for name in (stem, os.path.basename(stem)))
+    return next(filter(os.path.isfile, candidates), None)
+
+
+def refusal(path: str) -> str:
+    """Why a name that is neither a file of the model's nor a ready-made handler can't be an installed module; "" if it can."""
+    stem = path.removesuffix(".py")
+    if stem in MISSING:
+        return f"{stem}: {MISSING[stem]}"
+    return f"the archive has no file {path}" if path.endswith(".py") or "/" in path else ""
 
 
 def _import_file(file: str) -> ModuleType:

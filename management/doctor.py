@@ -5,6 +5,7 @@ docs/MIGRATION.md say the same. Not for: finding out whether the model computes 
 """
 
 import ast
+import importlib.util
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from ..archiver.errors import ArchiveError
 from ..archiver.unpack import ModelArchive, open_archive
+from ..handlers.entry_point import READY_MADE, own_file, refusal
 from . import properties
 from .errors import SettingsError, StartError
 from .guard import decide
@@ -23,8 +25,7 @@ from .settings import Settings, declared, load
 
 Level = Literal["error", "warning", "note"]
 
-HANDLERS = Path(__file__).parents[1] / "handlers"
-TS = HANDLERS / "compat" / "ts"
+TS = Path(__file__).parents[1] / "handlers" / "compat" / "ts"
 WEIGHTS = (".pt", ".pth", ".bin")
 
 
@@ -135,12 +136,27 @@ def _requirements(path: Path) -> Iterator[Finding]:
 
 
 def _missing_handler(archive: ModelArchive, handler: str) -> str | None:
-    module = handler.partition(":")[0].removesuffix(".py")
-    own = archive.model_dir / f"{module.replace('.', '/')}.py"
-    built_in = [HANDLERS / f"{module}.py", TS / "torch_handler" / f"{module}.py"]
-    if own.is_file() or any(path.is_file() for path in built_in):
+    """As a worker would look for it, but for what is inside of installed packages: finding that out runs their code."""
+    path = handler.partition(":")[0]
+    if own_file(path, str(archive.model_dir)) or path.removesuffix(".py") in READY_MADE:
         return None
-    return f"handler {handler}: neither a file of the archive nor a built-in one"
+    if reason := refusal(path):
+        return f"handler {handler}: {reason}"
+    package = path.partition(".")[0]
+    if package == "ts":
+        why = _raises(path) if _known(path) else "not among TorchServe's modules that are provided"
+        return f"handler {handler}: {why}" if why else None
+    own = (archive.model_dir / package).is_dir() or archive.manifest.requirements_file is not None
+    if own or _installed(package):
+        return None
+    return f"handler {handler}: neither a file of the archive, nor a ready-made handler, nor an installed module"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _imports(source: Path) -> Iterator[Finding]:
@@ -150,10 +166,13 @@ def _imports(source: Path) -> Iterator[Finding]:
         yield Finding("error", "", f"Python can't read it: {error}")
         return
     for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
         for name in _modules(node):
             if name.split(".")[0] == "ts" and not _known(name):
-                line = getattr(node, "lineno", 0)
                 yield Finding("error", "", f"line {line}: {name} is not among TorchServe's modules that are provided")
+        for name in _modules(node) + _members(node):
+            if name.split(".")[0] == "ts" and (reason := _raises(name)):
+                yield Finding("error", "", f"line {line}: {name} can't be imported: {reason}")
 
 
 def _modules(node: ast.AST) -> list[str]:
@@ -162,6 +181,25 @@ def _modules(node: ast.AST) -> list[str]:
     return [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
 
 
+def _members(node: ast.AST) -> list[str]:
+    """`from ts.torch_handler import vllm_handler` may name modules, too."""
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
 def _known(module: str) -> bool:
-    place = TS.joinpath(*module.split(".")[1:])
+    place = _place(module)
     return place.is_dir() or place.with_suffix(".py").is_file()
+
+
+def _raises(module: str) -> str:
+    """What a module of TorchServe's that has no counterpart here says when it is imported."""
+    source = _place(module).with_suffix(".py")
+    body = ast.parse(source.read_bytes()).body if source.is_file() else []
+    raised = (statement.exc for statement in body if isinstance(statement, ast.Raise))
+    return next((str(ast.literal_eval(error.args[0])) for error in raised if isinstance(error, ast.Call)), "")
+
+
+def _place(module: str) -> Path:
+    return TS.joinpath(*module.split(".")[1:])

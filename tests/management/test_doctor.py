@@ -19,7 +19,9 @@ def errors(path):
     return [finding.words for finding in examine(path) if finding.level == "error"]
 
 
-@pytest.mark.parametrize("handler", ["handler.py", "handler.py:handle", "handler", "handler:handle", "image_classifier"])
+@pytest.mark.parametrize("handler", [
+    "handler.py", "handler.py:handle", "handler", "handler:handle", "image_classifier", "src/handler.py", "flask.app:Flask",
+])  # fmt: skip
 def test_an_archive_that_will_run_has_no_errors(tmp_path, handler):
     source = (
         "from ts.torch_handler.base_handler import BaseHandler\nfrom ts.utils.util import PredictionException\nimport ts\n"
@@ -29,7 +31,15 @@ def test_an_archive_that_will_run_has_no_errors(tmp_path, handler):
 
 
 @pytest.mark.parametrize(("made", "complaint"), [
-    pytest.param({"handler": "gone.py"}, "neither a file of the archive nor a built-in one", id="a handler that is not there"),
+    pytest.param({"handler": "gone.py"}, "the archive has no file gone.py", id="a handler that is not there"),
+    pytest.param({"handler": "gone"}, "neither a file of the archive, nor a ready-made", id="a name that nobody has"),
+    pytest.param({"handler": "vllm_handler"}, "use the ready-made handler text_generation", id="one that we have not"),
+    pytest.param({"handler": "vision_handler"}, "neither a file of the archive", id="a module that is no handler"),
+    pytest.param({"handler": "labels"}, "neither a file of the archive", id="a module of our own"),
+    pytest.param(
+        {"source": "from ts.torch_handler.densenet_handler import X\n"}, "needs torchvision", id="an import that fails"
+    ),
+    pytest.param({"source": "from ts.torch_handler import vllm_handler\n"}, "vllm_handler is not supported", id="a member"),
     pytest.param({"source": "from ts.secret.thing import X\n"}, "line 1: ts.secret.thing is not among", id="an unknown import"),
     pytest.param({"source": "def handle(:\n"}, "Python can't read it", id="broken Python"),
 ])  # fmt: skip

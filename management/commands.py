@@ -26,13 +26,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="For programs: JS
 management_url = click.option("--management", help="The management API; that of the server that runs here by default.")
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command()
 @click.argument("models", nargs=-1)
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="config.properties")
 @click.option("--model-store", type=click.Path(exists=True, file_okay=False), help="Folder of model archives.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Any setting; may be repeated.")
 @click.option("--foreground", is_flag=True, help="Stay, and log to the terminal.")
-@click.option("--no-state", is_flag=True, help="Forget registered models when the server stops.")
+@click.option("--no-state", "--ncs", "no_state", is_flag=True, help="Forget registered models when the server stops.")
 @click.option("--insecure", is_flag=True, help="Start though management is open to the network without tokens.")
 @click.option("--compat", is_flag=True, help="TorchServe's own defaults where ours are stricter.")
 def start(

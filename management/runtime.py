@@ -46,7 +46,9 @@ def own_state(path: Path) -> int:
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _locked(lock):
         os.close(lock)
-        raise StartError(f"{path} is the state of a server that runs; give this one its own by state_file=…, or say --ncs")
+        raise StartError(
+            f"{path} is the state of a server that runs; give this one its own by state_file=…, or say --no-state (--ncs)"
+        )
     return lock
 
 

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH = torch==2.13.0
 
-.PHONY: demo test test-ray test-clients test-vllm check format lint types layers bench bench-cell bench-llm bench-optimizer demo-autoscaler protos clean
+.PHONY: demo test test-ray test-clients test-vllm check format lint types layers bench bench-cell bench-llm bench-optimizer demo-autoscaler settings protos clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
@@ -79,6 +79,9 @@ bench-optimizer: $(VENV)/.installed  ## the optimizer's gates, into benchmarks/R
 
 demo-autoscaler: $(VENV)/.installed  ## load rises and falls, workers follow; into benchmarks/RESULTS-autoscaler.md
 	@$(BIN)/python benchmarks/autoscaler/demo.py
+
+settings: $(VENV)/.installed  ## config.properties and the tables of docs/configuration.md, after a change in management/settings.py
+	@$(BIN)/python -m flambeau.management.settings_text
 
 protos: $(VENV)/.installed  ## gRPC's contracts as protoc reads them, after a change in frontend/grpc_api/protos
 	@$(BIN)/python -m pip install -q grpcio-tools

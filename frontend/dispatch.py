@@ -1,8 +1,8 @@
 """Which worker answers a request: per model version, the one with the fewest requests in flight, else the queue.
 
-A worker is sent at most its credit (two batches: one runs, one waits beside it); the remainder waits here, first in first
-out, and when `job_queue_size` requests wait, wherever they do, the next is refused at once. Not for: finding the model,
-which is `models`.
+A worker is sent at most its credit (two batches, one running and one waiting beside it, or what it does in 2 ms: `link`);
+the remainder waits here, first in first out, and when `job_queue_size` requests wait, wherever they do, the next is refused
+at once. Not for: finding the model, which is `models`.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """What a protocol module is written with: `Route`, and the `Request` its handlers get.
 
-A module (`kserve`, `openai`, …) has one function, `routes(models, options) -> list[Route]`, named in `app.PROTOCOLS`. A
+A module (`oip`, `openai`, …) has one function, `routes(models, options) -> list[Route]`, named in `app.PROTOCOLS`. A
 handler is `async def handler(request: Request) -> None`; it answers with `request.answer(…)` or, in pieces, with
 `request.start(…)`, `request.write(…)`, `request.finish()`. Raising one of `errors` answers it in TorchServe's envelope; a
 protocol that has its own words for errors catches `RequestError` itself. When the client leaves, the handler's task is

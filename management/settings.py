@@ -153,7 +153,10 @@ class Settings:
         None, "models may be registered and deleted over HTTP; not given: when management is on loopback or needs tokens"
     )
     insecure: bool = _is(False, "start even though management is off loopback and needs no token")
-    compat: bool = _is(False, "TorchServe's own defaults where ours are stricter (allowed_urls, token_auth_status)")
+    compat: bool = _is(
+        False,
+        "TorchServe's own defaults where ours are stricter: allowed_urls, token_auth_status, and start as with insecure",
+    )
     allowed_hosts: str | None = _is(
         None, "Host headers that are answered besides loopback names, comma-separated; `*`: all"
     )

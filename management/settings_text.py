@@ -1,6 +1,6 @@
 """The declared settings as text: config.properties in the repository's root, and the tables of docs/configuration.md.
 
-`python -m flambeau.management.settings_text` writes both anew; a test holds them to the declarations.
+`make settings` (`python -m flambeau.management.settings_text`) writes both anew; a test holds them to the declarations.
 """
 
 from dataclasses import Field

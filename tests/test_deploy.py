@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flambeau.management import properties
+from flambeau.management.addresses import parse
 from flambeau.management.one_model import as_archive
 from flambeau.management.startup import parser
 
@@ -15,6 +17,14 @@ from .conftest import LiveServer
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 WORDS = {"sum", "by", "rate", "increase", "histogram_quantile", "le", "max", "or"}
+
+
+def test_the_image_exposes_the_ports_that_it_opens():
+    configured = properties.parse((DEPLOY / "docker" / "config.properties").read_text())
+    addresses = [parse(text) for key, text in configured.items() if key.endswith("_address")]
+    exposed = re.search(r"^EXPOSE (.*)$", (DEPLOY / "docker" / "Dockerfile").read_text(), re.MULTILINE)[1].split()
+
+    assert exposed == [str(address.port) for address in addresses if not address.loopback]
 
 
 def queries():

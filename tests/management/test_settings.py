@@ -101,7 +101,7 @@ def test_what_is_rendered_is_read_back():
 
 
 def test_config_properties_and_the_docs_hold_every_setting():
-    """Write them anew by `python -m flambeau.management.settings_text`."""
+    """Write them anew by `make settings`."""
     assert (settings_text.ROOT / "config.properties").read_text() == settings_text.as_properties()
     page = (settings_text.ROOT / "docs" / "configuration.md").read_text()
     assert page == settings_text.with_tables(page)

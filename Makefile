@@ -60,6 +60,7 @@ types: $(VENV)/.installed
 	@MYPYPATH=.typing $(BIN)/mypy -p flambeau --no-error-summary
 
 layers: $(VENV)/.installed
+	@mkdir -p .typing
 	@$(BIN)/lint-imports --no-logo > .typing/layers.log 2>&1 || { cat .typing/layers.log; exit 1; }
 
 bench: $(VENV)/.installed  ## the serving path beside its peers, into benchmarks/RESULTS.md (needs wrk; installs the peers)

@@ -53,7 +53,7 @@ class App:
         self.connections: set[Connection] = set()
         self.fixed_headers = FIXED + cors_headers(options)
         metrics_log = MetricsLog(Path(options.metrics_log)) if options.metrics_log else None
-        self.metrics = Metrics(Path(options.metrics_folder or runtime / "metrics"), loop.call_later, metrics_log)
+        self.metrics = Metrics(runtime / "metrics", loop.call_later, metrics_log)
         control = Control(runtime / "control.sock")
         self.models = Models(
             runtime,

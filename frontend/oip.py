@@ -21,9 +21,6 @@ EXTENSIONS = ["binary_tensor_data"]
 
 
 def routes(models: Models, options: FrontendOptions) -> list[Route]:
-    if not options.open_inference_protocol:
-        return []
-
     async def server(request: Request) -> None:
         """GET /v2"""
         version = options.server_version or __version__

@@ -1,10 +1,9 @@
 """What the HTTP processes are told at their start: one JSON file in the runtime folder, written by the supervisor.
 
 Everything that may change while they run is in the routing table (`management.routing`), not here. Not for: reading
-config.properties, which is `management.settings`; who writes this file translates.
+config.properties, which is `management.settings`, nor writing this file (`management.translate`, `management.data_plane`).
 """
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -55,32 +54,21 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     jwt: JwtOptions | None = None  # requests must bear a JSON web token instead
     token_status: Literal[401, 400] = 401  # of a missing or wrong key; TorchServe says 400
     sequence_id_header: str = "ts_request_sequence_id"  # of models with sequence batching
-    open_inference_protocol: bool = True  # /v2
     same_port: bool = False  # management routes are passed on to `<runtime>/control.sock`
-    default_model: str | None = None  # what /invocations runs when no model is named
-    predict_route: str | None = None  # Vertex AI's AIP_PREDICT_ROUTE, an alias of /predictions/<default_model>
+    predict_route: str | None = None  # Vertex AI's AIP_PREDICT_ROUTE, an alias of /invocations
     health_route: str | None = None  # Vertex AI's AIP_HEALTH_ROUTE, an alias of /ping
 
     access_log: str | None = None  # a file; None: no access log
     metrics_log: str | None = None  # a file for each request's metrics, which are then not only counted
-    server_log: str | None = None  # a file; None: standard error
     certificate_file: str | None = None  # PEM; with private_key_file, for the https binds
     private_key_file: str | None = None
     grpc_tls: bool = False  # with the same certificate
     grpc_inference_age: ConnectionAge = ConnectionAge()
     grpc_management_age: ConnectionAge = ConnectionAge()
-    metrics_folder: str | None = None  # None: `<runtime>/metrics`
     debug: bool = False
 
 
 FILE_NAME = "frontend.json"
-
-
-def write_options(runtime: Path, options: FrontendOptions) -> None:
-    """Replaced atomically; the HTTP processes read it once, when they start."""
-    next_ = runtime / f"{FILE_NAME}.next"
-    next_.write_bytes(msgspec.json.encode(options))
-    os.replace(next_, runtime / FILE_NAME)
 
 
 def read_options(runtime: Path) -> FrontendOptions:

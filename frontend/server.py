@@ -65,12 +65,12 @@ class Master(BaseApplication):  # type: ignore[misc]
             "umask": 0o077,  # of unix sockets
             "timeout": HEARTBEAT_SECONDS,
             "graceful_timeout": int(options.drain_seconds + options.drain_delay_seconds + 1),
-            "errorlog": options.server_log or "-",
+            "errorlog": "-",
             "loglevel": "debug" if options.debug else "warning",
             "proc_name": "flambeau-http",
             "control_socket_disable": True,
             "post_fork": lambda arbiter, worker: die_with(arbiter.pid),
-            "child_exit": lambda arbiter, worker: mark_process_dead(worker.pid, str(metrics_folder(self.runtime, options))),
+            "child_exit": lambda arbiter, worker: mark_process_dead(worker.pid, str(self.runtime / "metrics")),
             "on_exit": lambda arbiter: leave(),
         }
         for name, value in settings.items():
@@ -181,10 +181,6 @@ def tls_context(options: FrontendOptions) -> ssl.SSLContext | None:
 
 def gunicorn_address(bind: str) -> str:
     return bind.removeprefix("http://").removeprefix("https://").rstrip("/")
-
-
-def metrics_folder(runtime: Path, options: FrontendOptions) -> Path:
-    return Path(options.metrics_folder) if options.metrics_folder else runtime / "metrics"
 
 
 def parent() -> int:

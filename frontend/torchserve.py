@@ -27,7 +27,7 @@ def target(models: Models, url: bytes, options: FrontendOptions) -> Target | Non
         case ["explanations", name, *rest] if name:
             return _with_version(models, "explain", name, rest)
         case ["invocations"]:
-            wanted = _parameter(query, "model_name") or options.default_model or _only(models)
+            wanted = _parameter(query, "model_name") or _only(models)
             if not wanted:
                 raise BadRequest("Parameter model_name is required.")
             return Target(models.find(wanted), "predict", query=query)
@@ -36,8 +36,6 @@ def target(models: Models, url: bytes, options: FrontendOptions) -> Target | Non
         case ["v1", "models", call] if call.endswith((":predict", ":explain")):
             name, _, operation = call.rpartition(":")
             return Target(models.find(name), operation)
-        case ["v2", "models", name, "infer"] if not options.open_inference_protocol:
-            return Target(models.find(name), "predict")
         case ["v2", "models", name, "explain"]:
             return Target(models.find(name), "explain")
         case [name, "predict"] if name:

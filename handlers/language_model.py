@@ -103,10 +103,6 @@ class LanguageModel:
         self.metrics.look(busy)
         return busy
 
-    def close(self) -> None:
-        """Ends what runs; the worker calls it when it has no more time to wait."""
-        self.engine.drain()
-
     def predict(self, request: Request, reply: Reply) -> None:
         raise InvalidRequest("this model answers no plain predictions")
 

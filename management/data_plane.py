@@ -57,6 +57,7 @@ async def accepting(address: Address, timeout_seconds: float) -> None:
 
 
 def write_options(runtime: Path, options: Mapping[str, Any]) -> None:
+    """Replaced atomically; the processes read it once, when they start (`frontend.options`)."""
     next_ = runtime / "frontend.json.next"
     next_.write_text(json.dumps(options))
     os.replace(next_, runtime / "frontend.json")

@@ -11,8 +11,6 @@ from .logs import Logs
 from .settings import Settings
 from .tls import Certificate
 
-DRAIN_SECONDS_OF_MASTER = 1
-
 
 def frontend_options(
     settings: Settings, logs: Logs, certificate: Certificate | None, version: str, access: Access

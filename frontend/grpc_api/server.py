@@ -19,7 +19,7 @@ from ..metrics import Metrics
 from ..metrics_log import MetricsLog
 from ..models import TICK_SECONDS, Models
 from ..options import ConnectionAge, FrontendOptions, read_options
-from ..server import die_with, metrics_folder, parent
+from ..server import die_with, parent
 from ..tally import tally_of
 from .access import KeyCheck
 from .inference import PACKAGE as INFERENCE
@@ -51,7 +51,7 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
     options, loop, stop = read_options(runtime), asyncio.get_running_loop(), asyncio.Event()
     control = Control(runtime / "control.sock")
     log = MetricsLog(Path(options.metrics_log)) if options.metrics_log else None
-    metrics = Metrics(metrics_folder(runtime, options), loop.call_later, log)
+    metrics = Metrics(runtime / "metrics", loop.call_later, log)
     models = Models(
         runtime,
         metrics,
@@ -81,12 +81,10 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
 
 def inference_services(models: Models, options: FrontendOptions) -> list[grpc.GenericRpcHandler]:
     services = [service(f"{INFERENCE}.InferenceAPIsService", Inference(models).methods())]
-    if options.open_inference_protocol:
-        services += [
-            service(f"{package}.GRPCInferenceService", OpenInference(models, package, options.server_version).methods())
-            for package in (TORCHSERVE_OIP, KSERVE_OIP)
-        ]
-    return services
+    return services + [
+        service(f"{package}.GRPCInferenceService", OpenInference(models, package, options.server_version).methods())
+        for package in (TORCHSERVE_OIP, KSERVE_OIP)
+    ]
 
 
 def management_services(runtime: Path) -> list[grpc.GenericRpcHandler]:

@@ -110,14 +110,3 @@ def test_health_is_the_tables(run):
         assert (answer.status, answer.body) == (503, b'{"ready":false}')
 
     run(scenario)
-
-
-def test_without_the_protocol_kserve_v2_still_reaches_the_handler(run):
-    async def scenario(plane):
-        plane.publish(await plane.worker())
-        client = await plane.client()
-
-        assert (await client.ask("/v2/models/m/infer", b"raw")).body == b"raw"
-        assert (await client.ask("/v2/health/live", method="GET")).status == 404
-
-    run(scenario, open_inference_protocol=False)

@@ -1,15 +1,24 @@
+from dataclasses import fields
+
 import msgspec
 import pytest
 
-from flambeau.frontend.options import Cors, FrontendOptions, read_options, write_options
+from flambeau.frontend.options import Cors, read_options
+from flambeau.management.data_plane import write_options
+from flambeau.management.guard import Access
+from flambeau.management.logs import Logs
+from flambeau.management.settings import Settings
+from flambeau.management.translate import frontend_options
 
 
 def test_what_the_supervisor_writes_the_http_processes_read(tmp_path):
-    options = FrontendOptions(binds=["http://127.0.0.1:8080"], cors=Cors(allowed_origin="*"), queue_full_status=429)
+    settings = Settings(cors_allowed_origin="*", full_queue_status=429)
+    logs = Logs(*[tmp_path] * len(fields(Logs)))
 
-    write_options(tmp_path, options)
+    write_options(tmp_path, frontend_options(settings, logs, None, "1.0", Access(True, True, True)))
 
-    assert read_options(tmp_path) == options
+    options = read_options(tmp_path)
+    assert (options.cors, options.queue_full_status, options.token_authorization) == (Cors(allowed_origin="*"), 429, True)
     assert [file.name for file in tmp_path.iterdir()] == ["frontend.json"]
 
 

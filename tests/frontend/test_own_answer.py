@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import flambeau
-from flambeau.frontend.options import FrontendOptions, write_options
 from flambeau.handlers.protocol import Kind, WorkerConfig, pack
+from flambeau.management.data_plane import write_options
 from flambeau.management.routing import ModelRoute, Replica, RouteWriter, Table
 
 from .conftest import Client
@@ -59,7 +59,7 @@ def test_10000_requests_from_64_clients_get_their_own_answers(runtime, tmp_path)
 
     async def main() -> None:
         workers = [await start_worker(name, runtime, tmp_path) for name in ("w1", "w2")]
-        write_options(runtime, FrontendOptions(binds=[f"http://127.0.0.1:{port}"], processes=2))
+        write_options(runtime, {"binds": [f"http://127.0.0.1:{port}"], "processes": 2})
         route = ModelRoute(name="m", version="1.0", replicas=[replica for _, replica in workers], batch_size=4)
         RouteWriter(runtime).publish(Table(models={"m": {"1.0": route}}, defaults={"m": "1.0"}))
         master = await asyncio.create_subprocess_exec(

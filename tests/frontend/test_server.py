@@ -15,8 +15,8 @@ import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 import flambeau
-from flambeau.frontend.options import FrontendOptions, write_options
 from flambeau.frontend.tally import Tally
+from flambeau.management.data_plane import write_options
 from flambeau.management.routing import ModelRoute, Replica, RouteWriter, Table
 
 from .conftest import Answer, Client, until
@@ -39,7 +39,7 @@ class Server:
 
     async def start(self, **options: object) -> None:
         options.setdefault("binds", [f"http://127.0.0.1:{self.port}"])
-        write_options(self.runtime, FrontendOptions(**options))
+        write_options(self.runtime, options)
         self.worker = FakeWorker(self.runtime)
         await self.worker.start()
         self.routes = RouteWriter(self.runtime)

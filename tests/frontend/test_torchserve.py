@@ -31,31 +31,14 @@ def test_options_describe_one_model(run):
     run(scenario)
 
 
-@pytest.mark.parametrize(
-    ("options", "path"),
-    [
-        pytest.param({"default_model": "m"}, "/invocations", id="SageMaker"),
-        pytest.param(
-            {"default_model": "m", "predict_route": "/v1/endpoints/1:predict"}, "/v1/endpoints/1:predict", id="Vertex AI"
-        ),
-    ],
-)
-def test_platforms_reach_the_default_model_by_their_own_paths(run, options, path):
-    async def scenario(plane):
-        plane.publish(await plane.worker())
-
-        assert (await (await plane.client()).ask(path, b"x")).body == b"x"
-
-    run(scenario, **options)
-
-
-def test_sagemakers_single_model_needs_no_name(run):
+@pytest.mark.parametrize("path", ["/invocations", "/v1/endpoints/1:predict"], ids=["SageMaker", "Vertex AI"])
+def test_platforms_reach_the_single_model_by_their_own_paths(run, path):
     async def scenario(plane):
         plane.publish(await plane.worker(), loaded_at_startup=True)
 
-        assert (await (await plane.client()).ask("/invocations", b"x")).body == b"x"
+        assert (await (await plane.client()).ask(path, b"x")).body == b"x"
 
-    run(scenario)
+    run(scenario, predict_route="/v1/endpoints/1:predict")
 
 
 def test_vertex_probes_its_own_path(run):

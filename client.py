@@ -150,3 +150,8 @@ def _path(model: str, version: str | None) -> str:
 def _query(**parameters: Any) -> str:
     given = {key: str(value).lower() if isinstance(value, bool) else value for key, value in parameters.items()}
     return urlencode({key: value for key, value in given.items() if value is not None})
+
+
+def content_type_of(body: str | None) -> str:
+    """What a body that was typed on a command line is meant to be."""
+    return "application/json" if body and body.lstrip()[:1] in "{[" else "application/octet-stream"

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from .errors import AlreadyExists, DownloadFailed, ExtraMissing, InvalidModel, ModelNotFound
-from .unpack import TAR_SUFFIXES
+from .unpack import ARCHIVE_SUFFIXES
 
 MAX_REDIRECTS = 3
 CHUNK = 1 << 20
@@ -135,7 +135,7 @@ def _require_allowed(url: str, allowed: tuple[str, ...]) -> str:
 
 def _target(url: str, parts: SplitResult, model_store: Path) -> Path:
     name = unquote(parts.path).rsplit("/", 1)[-1]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", name) or not name.endswith((".mar", ".war", *TAR_SUFFIXES)):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", name) or not name.endswith((".war", *ARCHIVE_SUFFIXES)):
         raise InvalidModel(f"{name!r} is not the name of a .mar or .tar.gz archive.")
     target = model_store / name
     if target.exists():

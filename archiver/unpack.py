@@ -29,6 +29,7 @@ from .model_config import ModelConfig, read_model_config
 
 CHUNK = 1 << 20
 TAR_SUFFIXES = (".tar.gz", ".tgz")
+ARCHIVE_SUFFIXES = (".mar", *TAR_SUFFIXES)
 BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError,
     ValueError, IndexError, OverflowError, NotImplementedError, RecursionError, struct.error,

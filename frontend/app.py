@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
+
 from ..management.jwt_auth import model_in
 from . import description, oip, openai, sax, text_api, torchserve, workflows
 from .access_log import AccessLog
@@ -201,12 +203,7 @@ class App:
 
 
 def cors_headers(options: FrontendOptions) -> bytes:
-    cors = options.cors
-    given = {
-        "Access-Control-Allow-Origin": cors.allowed_origin,
-        "Access-Control-Allow-Methods": cors.allowed_methods,
-        "Access-Control-Allow-Headers": cors.allowed_headers,
-    }
+    given = msgspec.to_builtins(options.cors)
     return "".join(f"{name}: {value}\r\n" for name, value in given.items() if value).encode()
 
 

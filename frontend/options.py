@@ -12,12 +12,12 @@ import msgspec
 from ..management.jwt_auth import JwtOptions
 
 
-class Cors(msgspec.Struct, frozen=True, kw_only=True):
-    """Added to every answer, each as it is given."""
+class Cors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Headers added to every answer, each as it is given."""
 
-    allowed_origin: str | None = None
-    allowed_methods: str | None = None
-    allowed_headers: str | None = None
+    allowed_origin: str | None = msgspec.field(default=None, name="Access-Control-Allow-Origin")
+    allowed_methods: str | None = msgspec.field(default=None, name="Access-Control-Allow-Methods")
+    allowed_headers: str | None = msgspec.field(default=None, name="Access-Control-Allow-Headers")
 
 
 class ConnectionAge(msgspec.Struct, frozen=True, kw_only=True):

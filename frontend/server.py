@@ -7,7 +7,6 @@ settings, which have been read by then.
 
 import argparse
 import asyncio
-import ctypes
 import functools
 import gc
 import logging
@@ -25,6 +24,7 @@ from gunicorn.sock import close_sockets
 from gunicorn.workers.base import Worker
 from prometheus_client.multiprocess import mark_process_dead
 
+from ..handlers.parent import end_with_parent
 from ..management.sockets import notice_vanished
 from .app import App
 from .connection import Connection
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 BACKLOG = 2048
 HEARTBEAT_SECONDS = 30  # a process whose event loop stands still for so long is replaced by gunicorn
 LOOK_SECONDS = 0.01  # how often a process that drains looks whether it has answered all
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -190,7 +189,7 @@ def parent() -> int:
 
 def die_with(parent: int) -> None:
     """When the parent ends, however it does, the kernel ends this process."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
 

@@ -27,6 +27,7 @@ from .exchange import Exchange
 from .generation import InvalidRequest
 from .links import STREAM_SECONDS, Links
 from .metrics import Metrics
+from .parent import end_with_parent, gain_no_rights
 from .protocol import Hello, Kind, Reader, Ready, WorkerConfig, pack
 from .queue import Queue
 from .ranks import Follower, Followers, world_size
@@ -35,12 +36,11 @@ from .running import BAD_REQUEST, FAULT, Runner, verdict
 logger = logging.getLogger(__name__)
 
 WRITE_AFTER_SECONDS = 0.0002  # answers wait so long for company: fewer writes, and the HTTP process has work meanwhile
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 LEAVE_AFTER_SECONDS = 5.0  # how long a stopped worker waits for clients to hang up
 
 
 def main(arguments: list[str]) -> int:
-    die_with_parent()
+    end_with_parent(signal.SIGKILL)  # however busy the handler is
     give_up_rights()
     control = socket.socket(fileno=int(arguments[-1]))
     config = receive_config(control)
@@ -244,22 +244,10 @@ def prepare_process(config: WorkerConfig) -> None:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 
 
-def die_with_parent() -> None:
-    """The kernel kills us when whoever started us dies, however busy the handler is."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def give_up_rights() -> None:
     """A model's code wins nothing by programs that run as somebody else, and its memory is never written to a disk."""
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    gain_no_rights()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def leave(status: int) -> NoReturn:

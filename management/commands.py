@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import click
 
 from ..archiver.cli import main as archive_command
-from ..client import Client, ServerError, Unreachable
+from ..client import Client, ServerError, Unreachable, content_type_of
 from . import launcher
 from .doctor import examine
 from .errors import ManagementError, StartError
@@ -162,7 +162,7 @@ def predict(
 ) -> None:
     """Ask MODEL; the BODY is text or JSON, or comes from --file."""
     data = file.read() if file else (body or "").encode()
-    kind = content_type or ("application/json" if body and body.lstrip()[:1] in "{[" else "application/octet-stream")
+    kind = content_type or content_type_of(body)
     click.echo(_ask(lambda: _client("inference", inference).predict(model, data, version, kind)))
 
 

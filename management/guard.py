@@ -66,6 +66,11 @@ def decide(settings: Settings, environ: Mapping[str, str]) -> Access:
     return Access(on_inference, on_management, not management or on_management if enabled is None else enabled)
 
 
+def refusal_status(settings: Settings) -> int:
+    """Of a missing or wrong token."""
+    return 400 if settings.compat else settings.token_auth_status
+
+
 def exposed(settings: Settings, api: Literal["inference", "management", "sax"]) -> str:
     """The setting by which other machines reach this API, as `key=value`; "" when they can't."""
     if api == "sax":

@@ -110,7 +110,7 @@ class Interfaces:
             assert self.certificate is not None  # or it would have refused to start
             tls = {"ssl_certfile": self.certificate.certificate_file, "ssl_keyfile": self.certificate.private_key_file}
         check = guard.browser_check(settings, address) if address else None  # HTTP processes have checked what they pass on
-        status = 400 if settings.compat else settings.token_auth_status
+        status = guard.refusal_status(settings)
         app = api.create_app(blueprints, cors_headers(settings), check=check, token_status=status)
         limits = Limits(settings.max_request_size, header_seconds=settings.header_timeout)
         listener = Listener(app, [socket], limits, **tls)

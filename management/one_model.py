@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from ..archiver.manifest import MANIFEST_PATH, Manifest
+from ..archiver.unpack import ARCHIVE_SUFFIXES
 from ..handlers.generation import GenerationEvent
 from .errors import ManagementError
 
-ARCHIVES = (".mar", ".tar.gz", ".tgz")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -33,7 +33,7 @@ class Named:
 def as_archive(model: str, name: str | None, handler: str | None, section: dict[str, Any], made_in: Path) -> Named:
     """An archive as it is; for weights one is made. NotAModel for what is neither."""
     path = Path(model)
-    if path.name.endswith(ARCHIVES) or (path / MANIFEST_PATH).is_file():
+    if path.name.endswith(ARCHIVE_SUFFIXES) or (path / MANIFEST_PATH).is_file():
         if section or handler:
             raise NotAModel(f"{model} is an archive: its own YAML says how it is served")
         if not path.exists():

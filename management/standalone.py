@@ -3,7 +3,6 @@
 Not for: `flambeau serve`, which has its own.
 """
 
-import ctypes
 import http.client
 import os
 import signal
@@ -14,15 +13,16 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from ..handlers.parent import end_with_parent
 from .errors import StartError
 from .one_model import as_archive
 
 ADDRESS = "FLAMBEAU_BACKEND"  # the environment variable that tells the front where it is
 START_SECONDS = 60.0
 STOP_SECONDS = 60.0
-PR_SET_PDEATHSIG = 1
 USUAL_NAME = "falcon40b"
 
 
@@ -53,7 +53,7 @@ class Backend:
             subprocess.Popen(
                 [sys.executable, "-m", "flambeau.management.server", *arguments],
                 env={**environ, "TMPDIR": folder.name, "LOG_LOCATION": environ.get("LOG_LOCATION", f"{made}/logs")},
-                preexec_fn=end_with_parent,  # the starter has one thread
+                preexec_fn=partial(end_with_parent, signal.SIGTERM),  # the starter has one thread
             ),
             folder,
         )
@@ -90,7 +90,3 @@ def answers(path: Path) -> bool:
         return False
     finally:
         connection.close()
-
-
-def end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

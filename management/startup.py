@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..archiver.errors import ArchiveError
+from ..archiver.unpack import ARCHIVE_SUFFIXES
 from . import addresses
 from .control import ControlPlane
 from .devices import visible_gpus
@@ -24,7 +25,6 @@ from .snapshots import newest
 
 logger = logging.getLogger(__name__)
 
-ARCHIVES = (".mar", ".tar.gz", ".tgz")
 MOST_DEFAULT_WORKERS = 4  # TorchServe starts one per CPU, which takes laptops down
 
 
@@ -173,7 +173,7 @@ def _facts(details: dict[str, Any], name: str | None, url: str) -> dict[str, Any
 def _named(models: tuple[str, ...], store: Path) -> list[tuple[str | None, str]]:
     if any(model.lower() == "all" for model in models):
         found = sorted(store.iterdir()) if store.is_dir() else []
-        return [(None, p.name) for p in found if p.name.endswith(ARCHIVES) or (p / "MAR-INF").is_dir()]
+        return [(None, p.name) for p in found if p.name.endswith(ARCHIVE_SUFFIXES) or (p / "MAR-INF").is_dir()]
     pairs: list[tuple[str | None, str]] = []
     for model in models:
         name, separator, url = model.partition("=")

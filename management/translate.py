@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from .addresses import parse
-from .guard import Access
+from .guard import Access, refusal_status
 from .logs import Logs
 from .settings import Settings
 from .tls import Certificate
@@ -30,16 +30,12 @@ def frontend_options(
         "drain_seconds": settings.drain_timeout,
         "drain_delay_seconds": settings.drain_delay,
         "busy_poll_seconds": settings.busy_poll_us / 1e6,
-        "cors": {
-            "allowed_origin": settings.cors_allowed_origin,
-            "allowed_methods": settings.cors_allowed_methods,
-            "allowed_headers": settings.cors_allowed_headers,
-        },
+        "cors": cors_headers(settings),
         "allowed_hosts": allowed_hosts(settings),
         "queue_full_status": settings.full_queue_status,
         "token_authorization": access.inference_tokens,
         "jwt": msgspec.to_builtins(access.jwt),
-        "token_status": 400 if settings.compat else settings.token_auth_status,
+        "token_status": refusal_status(settings),
         "sequence_id_header": settings.ts_header_key_sequence_id,
         "same_port": inference in others,
         "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),
@@ -66,9 +62,10 @@ def allowed_hosts(settings: Settings) -> list[str]:
 
 
 def cors_headers(settings: Settings) -> dict[str, str]:
+    """Of every answer of every API."""
     given = {
-        "access-control-allow-origin": settings.cors_allowed_origin,
-        "access-control-allow-methods": settings.cors_allowed_methods,
-        "access-control-allow-headers": settings.cors_allowed_headers,
+        "Access-Control-Allow-Origin": settings.cors_allowed_origin,
+        "Access-Control-Allow-Methods": settings.cors_allowed_methods,
+        "Access-Control-Allow-Headers": settings.cors_allowed_headers,
     }
     return {name: value for name, value in given.items() if value}

@@ -13,11 +13,13 @@ from typing import Any
 import click
 
 from ..archiver.errors import ArchiveError
+from ..client import content_type_of
 from .errors import ManagementError
 from .one_model import Named, as_archive
 from .own_worker import own_worker
+from .settings import declared
 
-ENVELOPES = ("body", "json", "kserve", "kservev2")
+ENVELOPES = declared()["service_envelope"].metadata["choices"]
 
 
 @click.command("try")
@@ -39,7 +41,7 @@ def try_(
 ) -> None:
     """Load ARCHIVE in the foreground and ask it once, if there is a BODY: what its handler prints is shown."""
     data = file.read() if file else body.encode() if body is not None else None
-    kind = content_type or ("application/json" if body and body.lstrip()[:1] in "{[" else "application/octet-stream")
+    kind = content_type or content_type_of(body)
     if not Path(archive).exists() and Path(model_store, archive).exists():
         archive = str(Path(model_store, archive))
     with tempfile.TemporaryDirectory(prefix="flambeau-try-") as folder:

@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from flambeau.handlers.envelopes import ENVELOPES
 from flambeau.management import properties, settings_text
 from flambeau.management.errors import SettingsError
 from flambeau.management.settings import Settings, declared, load
@@ -126,6 +127,10 @@ def test_every_setting_is_read_somewhere_or_says_that_it_is_only_accepted():
 
     assert declared().keys() - read - accepted == set()
     assert accepted & read == set()
+
+
+def test_the_envelopes_that_may_be_set_are_those_that_workers_have():
+    assert set(declared()["service_envelope"].metadata["choices"]) == ENVELOPES.keys()
 
 
 def test_a_pair_on_the_command_line_without_a_value_stops_the_start():

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -93,6 +94,17 @@ class LiveServer:
 
     def workers(self, model, version=None):
         return [w for w in self.client.describe(model, version)[0]["workers"] if w["status"] == "READY"]
+
+    def number(self, metric, model):
+        """As the metrics tell it now, of all the model's versions."""
+        with urllib.request.urlopen(f"{self.client.metrics}/metrics?name[]={metric}", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        wanted = (line for line in lines if line.startswith(f"{metric}{{") and f'model_name="{model}"' in line)
+        return sum(float(line.rpartition(" ")[2]) for line in wanted)
+
+    def under_way(self, model):
+        """How many requests for it have come and are not answered."""
+        return self.number("flambeau_requests_in_flight", model) + self.number("flambeau_requests_waiting", model)
 
     def family(self):
         return psutil.Process(self.process.pid).children(recursive=True)

@@ -67,7 +67,7 @@ def stopped_under_way(server):
     asking = [threading.Thread(target=ask, args=(name,)) for name in ("slow", "stream")]
     for thread in asking:
         thread.start()
-    time.sleep(0.3)  # both are under way
+    server.wait(lambda: all(server.under_way(name) for name in ("slow", "stream")))
 
     code = server.stop()
     gone = time.monotonic()

@@ -67,6 +67,11 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     grpc_management_age: ConnectionAge = ConnectionAge()
     debug: bool = False
 
+    @property
+    def authorizes(self) -> bool:
+        """Requests must show a key or a token, whatever protocol they come by."""
+        return self.token_authorization or self.jwt is not None
+
 
 FILE_NAME = "frontend.json"
 

@@ -29,7 +29,7 @@ class Border:
     def __init__(self, runtime: Path, options: FrontendOptions) -> None:
         self._gate = Gate(runtime, options)
         self._key_file = runtime / KEY_FILE
-        self._tokens = options.token_authorization or options.jwt is not None
+        self._tokens = options.authorizes
 
     def guarded(self, handler: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[None]]:
         @functools.wraps(handler)

@@ -61,7 +61,7 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
         options.stream_buffer_bytes,
         tally_of(runtime, options),
     )
-    checks = [KeyCheck(Gate(runtime, options))] if options.token_authorization else []
+    checks = [KeyCheck(Gate(runtime, options))] if options.authorizes else []
     servers = [
         await start(inference, inference_services(models, options), options, options.grpc_inference_age, checks),
         await start(management, management_services(runtime), options, options.grpc_management_age),

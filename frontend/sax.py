@@ -4,11 +4,13 @@ Those go to the cell's admin; what models are asked is `sax_methods`. Errors hav
 TorchServe's alike. Not for: the cell, which is `management.cell`.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ..management.cell import names, wire
+from ..management.cell.errors import not_found
 from . import sax_inputs
 from .models import Models
 from .options import FrontendOptions
@@ -17,6 +19,8 @@ from .sax_border import Border
 from .sax_methods import Methods
 from .sax_models import OtherCells, Published
 from .web import Request, Route
+
+VERB = re.compile(r"/cell/[a-z_]+")
 
 
 class CellVerbs:
@@ -71,6 +75,8 @@ class CellVerbs:
 
     async def relay(self, request: Request) -> None:
         """POST /cell/<verb>: members and clients of the cell, whose signatures the control plane checks."""
+        if not VERB.fullmatch(request.path):  # it has been decoded, and may hold anything
+            raise not_found(f"there is no {request.path}")
         answer = await wire.relay(self._admin.socket, "POST", request.path, request.header(wire.HEADER), request.body)
         await request.answer(answer.status, answer.body, answer.content_type, answer.headers)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import SaxError, from_answer
+from .errors import SaxError, from_answer, invalid
 
 HEADER = "x-cell-auth"
 FRESH_SECONDS = 300.0  # clocks may differ by so much
@@ -98,7 +98,7 @@ async def _ask(address: str, path: str, payload: object, key: bytes | None) -> A
     try:
         header, nonce = sign_request(key, path, body, time.time()) if key else ("", "")
         signature = f"{HEADER}: {header}\r\n" if key else ""
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{signature}"
+        head = f"{_request_line('POST', path)}Host: localhost\r\nContent-Type: application/json\r\n{signature}"
         writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         status, headers, content = await _answer(reader)
     except IndexError:
@@ -118,8 +118,8 @@ class Relayed:
 
 async def relay(socket: Path, method: str, path: str, signature: str | None, body: bytes) -> Relayed:
     """What the control plane's socket answers, as it is: for messages whose signature is not ours to check."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
-    head += f"{HEADER}: {signature}\r\n" if signature and "\n" not in signature else ""
+    head = f"{_request_line(method, path)}Host: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    head += f"{HEADER}: {signature}\r\n" if signature and signature.isprintable() else ""
     try:
         async with asyncio.timeout(RELAY_SECONDS):
             reader, writer = await asyncio.open_unix_connection(str(socket))
@@ -132,6 +132,13 @@ async def relay(socket: Path, method: str, path: str, signature: str | None, bod
         raise SaxError("Unavailable", "the control plane gives no answer") from None
     kept = tuple((name, value) for name, value in headers.items() if name == HEADER)
     return Relayed(status, content, headers.get("content-type", "application/json"), kept)
+
+
+def _request_line(method: str, path: str) -> str:
+    """InvalidArgument for a path that would end the line: what follows would be another request, in our name."""
+    if not all("!" <= sign <= "~" for sign in path):
+        raise invalid("a path holds letters, digits and signs only")
+    return f"{method} {path} HTTP/1.1\r\n"
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:

@@ -1,5 +1,9 @@
 """Sax's protocol at its border: its listener, its words for errors, who may pass."""
 
+import asyncio
+import json
+from urllib.parse import quote
+
 import jwt
 import pytest
 
@@ -9,7 +13,7 @@ from flambeau.management.cell.api import Api
 from flambeau.management.cell.directory import Directory
 from flambeau.management.jwt_auth import JwtOptions
 
-from .conftest import write_keys
+from .conftest import Client, write_keys
 from .sax_plane import on_sax
 
 SPEC = {"model": "/sax/test/m", "model_path": "a.B", "checkpoint": "None", "replicas": 0}
@@ -94,6 +98,31 @@ def test_where_tokens_are_in_use_publishing_needs_an_acl(run, runtime):
         assert status == 401 and "not signed" in body["detail"]
 
     on_sax(run, scenario, token_authorization=True)
+
+
+UNPUBLISH = json.dumps({"model": "/sax/test/m", "role": "admin"}).encode()
+
+
+@pytest.mark.parametrize("path", [
+    pytest.param("/cell/x HTTP/1.1\r\nHost: a\r\n\r\nPOST /internal/cell/unpublish", id="two line ends"),
+    pytest.param("/cell/x HTTP/1.1\nHost: a\n\nPOST /internal/cell/unpublish", id="bare line feeds"),
+    pytest.param("/cell/../internal/cell/unpublish", id="dots"),
+    pytest.param("/cell//internal/cell/unpublish", id="slashes"),
+    pytest.param("/cell/%69nternal", id="encoded twice"),
+    pytest.param("/cell/list ", id="a blank"),
+    pytest.param("/cell/list\x85", id="a line end elsewhere"),
+])  # fmt: skip
+def test_a_verb_that_is_no_word_never_reaches_the_cell(run, path):
+    async def scenario(sax):
+        await sax.ask("POST", "/publish", SPEC)
+        client = Client(*await asyncio.open_connection("127.0.0.1", sax.port))
+
+        answer = await client.ask(quote(path, safe="/"), UNPUBLISH)
+
+        assert answer.status == 404
+        assert sax.cell.models() == ["/sax/test/m"]
+
+    on_sax(run, scenario)
 
 
 SECRET = "a secret of thirty-two bytes, or more"

@@ -354,6 +354,28 @@ def test_signatures_that_are_too_old_to_be_used_again_are_forgotten():
     assert len(verifier._seen) == 2
 
 
+@pytest.mark.parametrize("sign", ["\r", "\n", " ", "\0", "\x7f", "\x85", "é"])
+def test_a_path_that_would_end_its_line_is_not_sent(tmp_path, sign):
+    async def scenario():
+        came = []
+
+        async def take(reader, writer):
+            came.append(await reader.read())
+            writer.close()
+
+        async with await asyncio.start_unix_server(take, tmp_path / "s"):
+            for asking in (
+                wire.relay(tmp_path / "s", "POST", f"/cell/a{sign}b", None, b""),
+                wire.ask(f"unix:{tmp_path}/s", f"/cell/a{sign}b", {}, None, 5),
+            ):
+                with pytest.raises(SaxError) as refused:
+                    await asking
+                assert refused.value.code == "InvalidArgument"
+        return b"".join(came)
+
+    assert asyncio.run(scenario()) == b""
+
+
 def test_the_answers_of_a_stranger_are_not_believed():
     with pytest.raises(SaxError, match="not signed with this cell's key"):
         wire.check_answer(KEY, "nonce", 200, None, json.dumps({}).encode())

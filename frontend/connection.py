@@ -186,6 +186,8 @@ class Connection(asyncio.Protocol):
             self._stop(HeadersTooLarge(options.max_header_bytes))
         if version not in (b"1.1", b"1.0"):
             self._stop(BadRequest("Invalid HTTP message: this server speaks HTTP/1.1"))
+        if not self._url.startswith(b"/") and self._url != b"*":  # who passes it on might see another path in it
+            self._stop(BadRequest("Invalid HTTP message: the request's target is no path"))
         if self._host is None and version == b"1.1":
             self._stop(BadRequest("Invalid HTTP message: no Host header"))
         if self._chunked and version == b"1.0":

@@ -5,6 +5,7 @@ Only when both addresses are configured equal. The control plane authorizes for 
 
 import asyncio
 from pathlib import Path
+from posixpath import normpath
 
 import httptools
 
@@ -37,7 +38,7 @@ class _Answer:
 
 def to_control(socket: Path) -> Handler:
     async def pass_on(request: Request) -> None:
-        if request.path.lstrip("/").startswith("internal"):
+        if normpath(request.path).lstrip("/").startswith("internal"):
             raise NotFound()  # what the HTTP processes themselves say to the control plane is no client's affair
         try:
             async with asyncio.timeout(ANSWER_SECONDS):

@@ -54,6 +54,9 @@ def test_a_malformed_request_is_refused_and_reaches_nobody(run, request_):
         pytest.param("http://localhost/ping", 200, id="our own"),
         pytest.param("http://evil.example/ping", 403, id="a foreign host"),
         pytest.param("*", 404, id="a star"),
+        pytest.param("HTTP://localhost/ping", 200, id="our own, in capitals"),
+        pytest.param("x://localhost/ping", 400, id="another scheme"),
+        pytest.param("ws://localhost/ping", 400, id="a web socket's"),
         pytest.param("/predictions/../../etc/passwd", 404, id="dots"),
         pytest.param("/predictions/%00", 404, id="a null"),
         pytest.param("/predictions/%zz", 404, id="a broken escape"),
@@ -62,6 +65,15 @@ def test_a_malformed_request_is_refused_and_reaches_nobody(run, request_):
 def test_urls_of_other_forms_lead_nowhere_they_should_not(run, url, status):
     async def scenario(plane):
         assert (await (await plane.client()).ask(url, method="GET")).status == status
+
+    run(scenario)
+
+
+def test_nobody_is_connected_to_anything(run):
+    async def scenario(plane):
+        assert (await reply(plane, b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(
+            b"HTTP/1.1 400 "
+        )
 
     run(scenario)
 

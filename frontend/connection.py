@@ -68,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None  # being received
         self._current: Exchange | None = None  # being answered
         self._pipeline: deque[Exchange] = deque()
+        self._reading = True
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._header_bytes = 0
@@ -135,6 +136,8 @@ class Connection(asyncio.Protocol):
         waiter, self._drained = self._drained, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self._pipeline:
+            self._loop.call_soon(self._next)
 
     # the parser's callbacks
 
@@ -143,7 +146,7 @@ class Connection(asyncio.Protocol):
         self._header_bytes = self._body_bytes = 0
         self._length = self._host = self._origin = self._authorization = self._exchange = None
         self._expects_continue = self._chunked = False
-        if self._current is None:
+        if self._current is None and not self._pipeline:
             self.state, self.since = State.HEADERS, self._loop.time()
 
     def on_url(self, url: bytes) -> None:
@@ -196,7 +199,7 @@ class Connection(asyncio.Protocol):
             self._stop(RequestTooLarge(options.max_request_bytes))
         if self._expects_continue:
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self._current is None:
+        if self._current is None and not self._pipeline:
             self.state, self.since = State.BODY, self._loop.time()
 
     def _take_absolute_url(self) -> None:
@@ -223,16 +226,22 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         exchange, self._exchange = self._exchange, None
-        if exchange is None:
+        if exchange is None or self._deaf:
             return
-        if self._current is None:
+        if self._current is None and self._drained is None and not self._pipeline:
             self._begin(exchange)
         else:
-            self._pipeline.append(exchange)
-            if len(self._pipeline) >= PIPELINE:
-                self._transport.pause_reading()
+            self._wait_its_turn(exchange)
 
-    # requests, one after the other
+    # requests, one after the other; none is begun while the client leaves earlier answers unread
+
+    def _wait_its_turn(self, exchange: Exchange) -> None:
+        self._pipeline.append(exchange)
+        if self._current is None:
+            self.state = State.IDLE
+        if self._reading and (self._drained is not None or len(self._pipeline) >= PIPELINE):
+            self._reading = False
+            self._transport.pause_reading()
 
     def _begin(self, exchange: Exchange) -> None:
         self._current = exchange
@@ -249,14 +258,17 @@ class Connection(asyncio.Protocol):
             self._close_after_answer()
             return
         if self._pipeline:
-            if len(self._pipeline) == PIPELINE:
-                self._transport.resume_reading()
             self._loop.call_soon(self._next)
         self.state, self.since = State.IDLE, self._loop.time()
 
     def _next(self) -> None:
-        if self._current is None and self._pipeline:
-            self._begin(self._pipeline.popleft())
+        if self._current is not None or self._drained is not None or not self._pipeline:
+            return
+        exchange = self._pipeline.popleft()
+        if not self._reading and len(self._pipeline) < PIPELINE:
+            self._reading = True
+            self._transport.resume_reading()
+        self._begin(exchange)
 
     def _stop(self, error: RequestError) -> None:
         """Refuses the request that is being received, and leaves the parser's callback."""
@@ -265,18 +277,14 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: RequestError) -> None:
         self._deaf = True
-        if self._current is not None:  # an earlier request is being answered: it still gets its answer, then we close
-            self._last_request()
+        last = self._pipeline[-1] if self._pipeline else self._current
+        if last is not None:  # earlier requests still get their answers, then we close
+            last.keep_alive = False
             return
         exchange = self._exchange or Exchange(self, b"-", self._url or b"-", b"1.1", self.front.request_id())
         self._current, self._exchange = exchange, None
         exchange.keep_alive = False
         self.front.refuse(exchange, error)
-
-    def _last_request(self) -> None:
-        if self._current is not None:
-            self._current.keep_alive = False
-        self._pipeline.clear()
 
     # closing
 
@@ -297,7 +305,7 @@ class Connection(asyncio.Protocol):
         if self._current is not None:
             self._current.keep_alive = False
         elif self.state in (State.IDLE, State.HEADERS):
-            if self._unread():
+            if self._pipeline or self._unread():
                 return True
             if self.state is State.IDLE:
                 self._transport.close()

@@ -10,6 +10,8 @@ from flambeau.frontend.server import drain
 from ..hostile import GET, MALFORMED, POST, REFUSED
 from .conftest import until
 
+HOLD = b'{"do": "hold"}'
+
 
 async def reply(plane, request: bytes) -> bytes:
     client = await plane.client()
@@ -109,6 +111,45 @@ def test_a_client_that_expects_to_be_asked_is_asked_for_its_body(run):
         client.writer.write(b"abc")
 
         assert (await client.answer()).body == b"abc"
+
+    run(scenario)
+
+
+def test_who_sends_ahead_and_reads_nothing_is_made_no_answers(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        worker.answer = lambda body: body * 65536  # a quarter of a megabyte
+        plane.publish(worker)
+        client, other = await plane.client(), await plane.client()
+        requests = [POST + b"Content-Length: 4\r\n\r\n%04d" % number for number in range(100)]
+
+        client.writer.write(b"".join(requests))
+        await until(lambda: any(connection._drained for connection in plane.app.connections))
+        for _ in range(50):
+            assert (await other.ask("/ping", method="GET")).status == 200
+
+        assert len(worker.requests) < 50  # what the kernel has room for
+        assert max(connection.unsent() for connection in plane.app.connections) < 1_000_000
+        for number in range(100):
+            assert (await client.answer()).body == b"%04d" % number * 65536
+
+    run(scenario)
+
+
+def test_requests_before_one_that_is_refused_are_answered(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker)
+        client = await plane.client()
+        held, good, bad = (POST + b"Content-Length: %d\r\n\r\n" % len(body) + body for body in (HOLD, b"abc", b""))
+
+        client.writer.write(held + good + bad.replace(b"0", b"zero") + good)
+        await until(lambda: worker.held)
+        worker.release()
+
+        assert [(await client.answer()).body for _ in range(2)] == [HOLD, b"abc"]
+        assert await client.closed()
+        assert len(worker.requests) == 2
 
     run(scenario)
 

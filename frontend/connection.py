@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._header_bytes = 0
+        self._quiet_bytes = 0  # in reads that brought no head to its end and no body: of one endless field, or of chunks
         self._body_bytes = 0
         self._length: bytes | None = None
         self._host: bytes | None = None
@@ -113,6 +114,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf or self._parser is None:
             return
+        self._quiet_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -123,10 +125,9 @@ class Connection(asyncio.Protocol):
                 self._refuse(BadRequest("Invalid HTTP message"))
         except httptools.HttpParserError:
             self._refuse(BadRequest("Invalid HTTP message"))
-        if self.state is State.HEADERS and not self._deaf:
-            self._header_bytes += len(data)
-            if self._header_bytes > self.front.options.max_header_bytes:
-                self._refuse(HeadersTooLarge(self.front.options.max_header_bytes))
+        most = self.front.options.max_header_bytes
+        if (self._header_bytes > most or self._quiet_bytes > most) and not self._deaf:
+            self._refuse(HeadersTooLarge(most))
 
     def pause_writing(self) -> None:
         if self._drained is None:
@@ -143,7 +144,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._url, self._headers = b"", []
-        self._header_bytes = self._body_bytes = 0
+        self._header_bytes = self._quiet_bytes = self._body_bytes = 0
         self._length = self._host = self._origin = self._authorization = self._exchange = None
         self._expects_continue = self._chunked = False
         if self._current is None and not self._pipeline:
@@ -151,10 +152,15 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
+        self._header_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
         self._header_bytes += len(name) + len(value)
+        if self._exchange is not None:  # a trailer, which may not say what headers say
+            if self._header_bytes > self.front.options.max_header_bytes:
+                self._stop(HeadersTooLarge(self.front.options.max_header_bytes))
+            return
+        self._headers.append((name, value))
         known = name.lower()
         if known not in NOTED:
             return
@@ -185,6 +191,7 @@ class Connection(asyncio.Protocol):
         exchange.host, exchange.origin, exchange.authorization = self._host, self._origin, self._authorization
         exchange.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         self._exchange = exchange
+        self._quiet_bytes = 0
         if self._header_bytes > options.max_header_bytes:
             self._stop(HeadersTooLarge(options.max_header_bytes))
         if version not in (b"1.1", b"1.0"):
@@ -213,6 +220,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             return
+        self._quiet_bytes = 0
         self._body_bytes += len(body)
         if self._body_bytes > self.front.options.max_request_bytes:
             self._stop(RequestTooLarge(self.front.options.max_request_bytes))

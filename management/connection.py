@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*given, **named)
         self._limits = limits
         self._header_bytes = 0
+        self._quiet_bytes = 0  # in reads that brought no head to its end and no body: of one endless field, or of chunks
         self._in_headers = self._silent = True
         self._deaf = False  # refused: what still comes is not read
         self._ends_at: float | None = None  # what we wait for has to come before
@@ -61,25 +62,31 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         self._silent = False
+        self._quiet_bytes += len(data)
         super().data_received(data)
-        if self._in_headers:
-            self._header_bytes += len(data)
-            if self._header_bytes > self._limits.header_bytes:
-                self._refuse(431)
+        if max(self._header_bytes, self._quiet_bytes) > self._limits.header_bytes:
+            self._refuse(431)
 
     # the parser's callbacks
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._header_bytes, self._in_headers = 0, True
+        self._header_bytes, self._quiet_bytes, self._in_headers = 0, 0, True
         self._wait(self._limits.header_seconds)
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._header_bytes += len(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
+        if self._in_headers:
+            super().on_header(name, value)
+        elif self._header_bytes > self._limits.header_bytes:  # trailers are counted and dropped
+            self._stop(431)
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
+        self._quiet_bytes, self._in_headers = 0, False
         self._wait(self._limits.body_seconds)
         version = self.parser.get_http_version()
         hosts = [value for name, value in self.headers if name == b"host"]
@@ -95,6 +102,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._quiet_bytes = 0
         self._wait(self._limits.body_seconds)
         super().on_body(body)
 

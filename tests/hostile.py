@@ -6,6 +6,7 @@
 GET = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n"
 TOO_MANY = 6_553_501  # bytes of a body: one more than max_request_size
 POST = b"POST /predictions/m HTTP/1.1\r\nHost: localhost\r\n"
+TRAILERS = POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"  # they follow
 
 MALFORMED = {
     "bare lf": b"GET /ping HTTP/1.1\nHost: localhost\n\n",
@@ -72,6 +73,9 @@ REFUSED = {  # with what status
     "a large header": (GET + b"X-A: " + b"b" * 70_000 + b"\r\n\r\n", 431),
     "many headers": (GET + b"X-A: b\r\n" * 20_000 + b"\r\n", 431),
     "an endless request line": (b"GET /" + b"a" * 70_000, 431),
+    "many trailers": (TRAILERS + b"X-A: b\r\n" * 20_000 + b"\r\n", 431),
+    "an endless trailer": (TRAILERS + b"X-A: " + b"b" * 700_000, 431),
+    "an endless chunk extension": (TRAILERS.removesuffix(b"\r\n") + b";a=" + b"b" * 700_000, 431),
     "a body that is announced too large": (POST + b"Content-Length: %d\r\n\r\n" % TOO_MANY, 413),
     "a body that grows too large": (POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % TOO_MANY + b"x" * TOO_MANY, 413),
 }

@@ -7,7 +7,7 @@ import pytest
 
 from flambeau.frontend.server import drain
 
-from ..hostile import GET, MALFORMED, POST, REFUSED
+from ..hostile import GET, MALFORMED, POST, REFUSED, TRAILERS
 from .conftest import until
 
 HOLD = b'{"do": "hold"}'
@@ -132,6 +132,56 @@ def test_who_sends_ahead_and_reads_nothing_is_made_no_answers(run):
         assert max(connection.unsent() for connection in plane.app.connections) < 1_000_000
         for number in range(100):
             assert (await client.answer()).body == b"%04d" % number * 65536
+
+    run(scenario)
+
+
+def test_an_endless_head_ends_also_while_another_request_is_answered(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker)
+        client = await plane.client()
+        client.writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(HOLD) + HOLD)
+        await until(lambda: worker.held)
+
+        client.writer.write(GET + b"X-A: " + b"b" * 700_000)
+        await until(lambda: all(connection._deaf for connection in plane.app.connections))
+        worker.release()
+
+        assert (await client.answer()).body == HOLD
+        assert await client.closed()
+
+    run(scenario)
+
+
+def test_a_head_of_many_reads_may_be_as_large_as_one_of_few(run):
+    async def scenario(plane):
+        client = await plane.client()
+        client.writer.write(GET)
+        for _ in range(6):
+            client.writer.write(b"X-A: " + b"b" * 9_990 + b"\r\n")
+            await until(lambda: not client.writer.transport.get_write_buffer_size())
+            await plane.client()  # a turn of the event loop or two
+        client.writer.write(b"\r\n")
+
+        assert (await client.answer()).status == 200
+
+    run(scenario)
+
+
+def test_trailers_are_no_headers(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker)
+
+        await reply(
+            plane, TRAILERS.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + b"X-A: b\r\nHost: evil.example\r\n\r\n"
+        )
+
+        ((head, body),) = worker.requests
+        assert body == b"a"
+        assert [name.lower() for name, _ in head.headers].count(b"host") == 1
+        assert b"X-A" not in [name for name, _ in head.headers]
 
     run(scenario)
 

@@ -79,3 +79,30 @@ def test_headers_after_a_whole_request_have_their_own_time(run):
         assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
 
     run(scenario, header_seconds=0.1, body_seconds=60)
+
+
+def test_trailers_are_no_headers():
+    seen = []
+
+    def app(environ, start_response):
+        seen.append({name for name in environ if name.startswith("HTTP_")})
+        start_response("200 OK", [])
+        return [b""]
+
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listener = Listener(app, [listening], Limits(1000))
+            listener.start()
+            try:
+                async with asyncio.timeout(10):
+                    reader, writer = await asyncio.open_connection(*listening.getsockname())
+                    writer.write(
+                        HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-A: b\r\n\r\n"
+                    )
+                    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            finally:
+                await listener.stop()
+
+    asyncio.run(main())
+
+    assert "HTTP_HOST" in seen[0] and "HTTP_X_A" not in seen[0]

@@ -204,10 +204,15 @@ class Connection(asyncio.Protocol):
             self._stop(BadRequest("Invalid HTTP message: HTTP/1.0 has no Transfer-Encoding"))
         if self._length is not None and int(self._length) > options.max_request_bytes:
             self._stop(RequestTooLarge(options.max_request_bytes))
-        if self._expects_continue:
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._go_on()
         if self._current is None and not self._pipeline:
             self.state, self.since = State.BODY, self._loop.time()
+
+    def _go_on(self) -> None:
+        """To a client that waits to be asked for its body, once nothing else is to be written before."""
+        if self._expects_continue and self._current is None and not self._pipeline:
+            self._expects_continue = False
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _take_absolute_url(self) -> None:
         """`http://host/path`, as proxies are asked: its host counts, not the header's."""
@@ -265,9 +270,12 @@ class Connection(asyncio.Protocol):
         if not exchange.keep_alive:
             self._close_after_answer()
             return
+        self.state, self.since = State.IDLE, self._loop.time()
         if self._pipeline:
             self._loop.call_soon(self._next)
-        self.state, self.since = State.IDLE, self._loop.time()
+        elif self._exchange is not None:
+            self.state = State.BODY
+            self._go_on()
 
     def _next(self) -> None:
         if self._current is not None or self._drained is not None or not self._pipeline:

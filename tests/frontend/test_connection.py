@@ -204,6 +204,26 @@ def test_requests_before_one_that_is_refused_are_answered(run):
     run(scenario)
 
 
+def test_who_sends_ahead_is_asked_for_a_body_after_the_answer_before_it(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker)
+        client = await plane.client()
+        client.writer.write(POST + b"Content-Length: %d\r\n\r\n" % len(HOLD) + HOLD)
+        await until(lambda: worker.held)
+
+        client.writer.write(POST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        await until(lambda: any(connection._exchange for connection in plane.app.connections))
+        worker.release()
+
+        assert (await client.answer()).body == HOLD
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.writer.write(b"abc")
+        assert (await client.answer()).body == b"abc"
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     "half",
     [

@@ -34,7 +34,7 @@ def spoken(error: BaseException) -> str:
     """An exception's message, even of one whose own `__str__` fails."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return f"a {type(error).__name__} that can't say what it is"
 
 

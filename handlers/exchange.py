@@ -49,11 +49,11 @@ class Exchange(Request):
         if self.started:  # the status is gone already: say the rest in the stream's words
             self.end(bytes(body).decode("utf-8", "replace") if error else "")
             return
-        self._close()
         now, taken = time.monotonic(), self.taken
         times = (now - taken, taken - self.arrived) if taken else (0.0, 0.0)
         head = _encode(ResponseHead(status, reason, headers or [], content_type, error, *times))
         size = len(head)
+        self._close()
         self.link.write(ANSWER.pack(4 + size + len(body), _RESPONSE, self.frame_id, size), head, body)
 
     def start(

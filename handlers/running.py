@@ -56,13 +56,15 @@ class Runner:
         if not rows:
             return
         try:
-            outputs = self._entry(rows, self._context)
-            if type(outputs) is not list:
-                outputs = self._collect(outputs)
+            self._run(rows)
         except BaseException as error:  # SystemExit too: a handler can't end the worker by it
             self._leave_if_forked()
             self._fail(error)
-            return
+
+    def _run(self, rows: list[dict[str, Any]]) -> None:
+        outputs = self._entry(rows, self._context)
+        if type(outputs) is not list:
+            outputs = self._collect(outputs)
         self._leave_if_forked()
         if type(outputs) is not list:
             self._refuse("Invalid model predict output", f"the handler returned a {type(outputs).__name__}, not a list")
@@ -115,30 +117,30 @@ class Runner:
 
     def _respond(self, at: int, output: Any) -> None:
         """The whole answer of request `at`, or the last part of a streamed one."""
-        exchange, processor = self._batch[at], self._context.request_processor[at]
-        criteria = self._context.stopping_criteria
+        exchange = self._batch[at]
         try:
+            processor, criteria = self._context.request_processor[at], self._context.stopping_criteria
             if criteria is not None and not criteria[at](output):
                 self._chunk(at, output)  # continuous batching: more will come for it in the next round
                 return
             body = encode(output)
+            if exchange.started:
+                if body:
+                    exchange.chunk(body)
+                exchange.end()
+            elif len(body) > self._max_response_bytes:
+                limit = f"more than max_response_size allows ({self._max_response_bytes})"
+                exchange.respond(f"The answer has {len(body)} bytes, {limit}".encode(), 503, error=FAULT)
+            elif processor.untouched:
+                exchange.respond(body)
+            else:
+                status, headers, content_type, phrase = outcome(processor)
+                exchange.respond(body, status, headers, content_type, reason=phrase)
         except UnsupportedOutput as error:
             logger.warning("Model %s: unsupported output: %s", self._context.model_name, error)
             exchange.respond(UNSUPPORTED.encode(), 503, error=FAULT)
-            return
-        if exchange.started:
-            if body:
-                exchange.chunk(body)
-            exchange.end()
-        elif len(body) > self._max_response_bytes:
-            message = f"The answer has {len(body)} bytes, more than max_response_size allows ({self._max_response_bytes})"
-            exchange.respond(message.encode(), 503, error=FAULT)
-        elif processor.untouched:
-            exchange.respond(body)
-        else:
-            headers, content_type = sendable(processor.get_response_headers())
-            phrase = processor.get_response_status_phrase()
-            exchange.respond(body, _status(processor.get_response_status_code()), headers, content_type, reason=phrase)
+        except BaseException as error:  # its batch mates have nothing to do with it
+            self._tell(error, exchange)
 
     def _send_part(self, at: int, part: Any) -> None:
         """A streamed answer's next part, on its way before this returns."""
@@ -150,10 +152,7 @@ class Runner:
         if exchange.closed:
             return  # its client left
         if not exchange.started:
-            processor = self._context.request_processor[at]
-            headers, content_type = sendable(processor.get_response_headers())
-            status, phrase = _status(processor.get_response_status_code()), processor.get_response_status_phrase()
-            exchange.start(status, headers, content_type, phrase)
+            exchange.start(*outcome(self._context.request_processor[at]))
         exchange.chunk(encode(part))
 
     def _stream(self, streams: dict[int, Iterator[Any]]) -> None:
@@ -163,7 +162,7 @@ class Runner:
             for at, stream in list(streams.items()):
                 exchange = self._batch[at]
                 if exchange.closed and not self._in_step:
-                    streams.pop(at).close()  # type: ignore[attr-defined]
+                    self._end(streams.pop(at))
                 elif exchange.backlog > BACKLOG_BYTES:
                     waiting += 1
                 elif not self._advance(at, stream):
@@ -183,10 +182,14 @@ class Runner:
             else:
                 exchange.end()
         except BaseException as error:
-            status, message = verdict(error)
-            self._log(error)
-            self._batch[at].respond(message.encode(), status, error=FAULT)
+            self._tell(error, self._batch[at])
         return False
+
+    def _end(self, stream: Any) -> None:
+        try:
+            stream.close()
+        except BaseException as error:
+            self._log(error)
 
     def _collect(self, outputs: Any) -> Any:
         """What is not a list yet: a coroutine is awaited; a generator's lists are parts for the whole batch."""
@@ -213,11 +216,16 @@ class Runner:
             outputs.close()
         return [""] * len(self._batch)
 
-    def _fail(self, error: BaseException) -> None:
+    def _tell(self, error: BaseException, *exchanges: Exchange) -> int:
+        """The status."""
         status, message = verdict(error)
         self._log(error)
-        for exchange in self._batch:
-            exchange.respond(message.encode(), status, error=FAULT)
+        for exchange in exchanges:
+            exchange.respond(message, status, error=FAULT)
+        return status
+
+    def _fail(self, error: BaseException) -> None:
+        status = self._tell(error, *self._batch)
         if status == 507 and (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -230,21 +238,36 @@ class Runner:
         logger.error("Model %s: the handler failed", self._context.model_name, exc_info=error)
 
 
-def verdict(error: BaseException) -> tuple[int, str]:
+def verdict(error: BaseException) -> tuple[int, bytes]:
     """Status and message of what a handler raised; details stay in the log unless it meant them for the client."""
     if isinstance(error, MemoryError) or "CUDA" in spoken(error):
-        return 507, "Out of resources"
+        return 507, b"Out of resources"
     if isinstance(error, PredictionException):
-        return 507 if error.error_code == 413 else _status(error.error_code), str(error.message)
+        return 507 if error.error_code == 413 else _status(error.error_code), sayable(error.message)
     if isinstance(error, InvalidRequest):
-        return 400, str(error)
+        return 400, sayable(spoken(error))
     if isinstance(error, UnsupportedOutput):
-        return 503, UNSUPPORTED
-    return 503, "Prediction failed"
+        return 503, UNSUPPORTED.encode()
+    return 503, b"Prediction failed"
+
+
+def sayable(message: Any) -> bytes:
+    """Half characters, which a client's JSON may bring and a message repeat, have no UTF-8."""
+    try:
+        return str(message).encode("utf-8", "replace")
+    except BaseException:  # its __str__ is the handler's code too
+        return b"Prediction failed"
 
 
 def _status(code: Any) -> int:
     return code if isinstance(code, int) and 200 <= code <= 599 else 500
+
+
+def outcome(processor: RequestProcessor) -> tuple[int, list[tuple[str, str]], str | None, str]:
+    """What the handler has set: status, headers, content type, reason phrase."""
+    headers, content_type = sendable(processor.get_response_headers())
+    phrase = sayable(processor.get_response_status_phrase()).decode()
+    return _status(processor.get_response_status_code()), headers, content_type, phrase
 
 
 def sendable(headers: dict[str, str]) -> tuple[list[tuple[str, str]], str | None]:

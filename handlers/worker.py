@@ -191,11 +191,11 @@ class ContinuousWorker(Worker):
         exchange.taken = time.monotonic()
         try:
             self.handler.submit(exchange, exchange)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: a handler can't end the worker by it
             status, message = verdict(error)
             if not isinstance(error, (PredictionException, InvalidRequest)):
                 logger.error("Model %s: the handler failed", self._context.model_name, exc_info=error)
-            exchange.respond(message.encode(), status, error=BAD_REQUEST if status == 400 else FAULT)
+            exchange.respond(message, status, error=BAD_REQUEST if status == 400 else FAULT)
 
     def cancel(self, exchange: Exchange) -> None:
         self.handler.cancel(exchange.id)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from flambeau.handlers.protocol import Kind
+
 from .worker_client import WorkerProcess, config_of, running
 
 RAISES = {
@@ -124,6 +126,110 @@ def test_an_answer_without_a_form_leaves_its_batch_mate_unharmed(tmp_path, wante
 
     assert (first.status, first.text) == (503, "Unsupported model output data type.")
     assert second.text == "fine"
+
+
+ODD = """
+import time
+
+from flambeau.handlers import PredictionException
+
+class Exits(dict):
+    def __bool__(self):
+        return True
+    def items(self):
+        raise SystemExit(3)
+
+class Speechless:
+    def __str__(self):
+        raise SystemExit(3)
+
+def stays():
+    try:
+        while True:
+            time.sleep(0.001)
+            yield "a"
+    finally:
+        raise SystemExit(3)
+
+def handle(rows, context):
+    if rows is None:
+        return
+    answers = [row["body"] for row in rows]
+    for at, wanted in enumerate(answers):
+        if wanted == "exits":
+            answers[at] = Exits(a=1)
+        if wanted == "criteria":
+            context.stopping_criteria = [lambda output: output == "fine" or 1 / 0 for _ in rows]
+        if wanted == "phrase":
+            context.set_response_status(201, "half \\ud800", idx=at)
+        if wanted == "header":
+            context.set_response_header(at, "x", Speechless())
+        if wanted == "generator":
+            answers[at] = stays()
+        if isinstance(wanted, dict):
+            raise PredictionException(wanted["told"], 400)
+        if wanted == "speechless":
+            raise PredictionException(Speechless(), 400)
+    return answers
+"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"), [("exits", 503), ("criteria", 503), ("phrase", 201), ("header", 503)]
+)  # fmt: skip
+def test_an_answer_that_fails_on_its_way_leaves_its_batch_mate_unharmed(tmp_path, wanted, status):
+    with running(config_of(tmp_path, ODD, batch_size=2, max_batch_delay_seconds=5)) as worker:
+        worker.peer.send(json.dumps(wanted).encode())
+        worker.peer.send(b'"fine"')
+        first, second = worker.peer.answer(), worker.peer.answer()
+
+    assert (first.status, second.text) == (status, "fine")
+
+
+def test_half_a_character_that_a_client_sent_is_told_as_a_question_mark(tmp_path):
+    with running(config_of(tmp_path, ODD)) as worker:
+        told = worker.peer.ask(rb'{"told": "no \ud800"}')
+        speechless = worker.peer.ask(b'"speechless"')
+
+        assert (told.status, told.text) == (400, "no ?")
+        assert (speechless.status, speechless.text) == (400, "Prediction failed")
+        assert worker.peer.ask(b'"fine"').text == "fine"
+
+
+def test_a_generator_that_fails_as_it_is_ended_harms_nobody(tmp_path):
+    with running(config_of(tmp_path, ODD)) as worker:
+        asked = worker.peer.send(b'"generator"')
+        while worker.peer.frame().kind != Kind.CHUNK:
+            pass
+        worker.peer.cancel(asked)
+
+        assert worker.peer.answer().cut == "cancelled"
+        assert worker.peer.ask(b'"fine"').text == "fine"
+
+
+SUBMITS = """
+from flambeau.handlers import PredictionException
+
+class Handler:
+    def initialize(self, context): pass
+    def submit(self, request, reply):
+        if bytes(request.body) == b"exit":
+            raise SystemExit(3)
+        if request.body:
+            raise PredictionException(bytes(request.body).decode("utf-8", "surrogateescape"), 422)
+        reply.respond(b"fine")
+    def cancel(self, id): pass
+    def step(self): return False
+"""
+
+
+def test_what_taking_a_request_raises_does_not_end_the_worker(tmp_path):
+    with running(config_of(tmp_path, SUBMITS, handler="model.py:Handler")) as worker:
+        half, end = worker.peer.ask(b"half \xff"), worker.peer.ask(b"exit")
+
+        assert (half.status, half.text) == (422, "half ?")
+        assert (end.status, end.text) == (503, "Prediction failed")
+        assert worker.peer.ask(b"").text == "fine"
 
 
 def test_a_body_that_is_no_row_leaves_its_batch_mate_unharmed(tmp_path):

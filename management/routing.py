@@ -5,12 +5,15 @@ file stands; a reader compares it on each request (one memory read) and reads th
 management call has returned, every later request sees its effect. Not for: durable state, which is the registry's.
 """
 
+import logging
 import mmap
 import os
 import struct
 from pathlib import Path
 
 import msgspec
+
+logger = logging.getLogger(__name__)
 
 COUNTER = struct.Struct("<Q")
 
@@ -90,14 +93,19 @@ class RouteReader:
         self._file = folder / "routes"
         with (folder / "generation").open("rb") as file:
             self._counter = mmap.mmap(file.fileno(), COUNTER.size, prot=mmap.PROT_READ)
-        self._seen = -1
+        self._seen = self._told = -1
         self._table = Table()
 
     def table(self) -> Table:
         """The newest table; the same object as long as nothing changed."""
         (generation,) = COUNTER.unpack_from(self._counter)
         if generation != self._seen:
-            self._seen = generation
-            if self._file.exists():
-                self._table = msgspec.msgpack.decode(self._file.read_bytes(), type=Table)
+            try:
+                if self._file.exists():
+                    self._table = msgspec.msgpack.decode(self._file.read_bytes(), type=Table)
+                self._seen = generation
+            except (OSError, msgspec.MsgspecError) as error:  # too many open files, say: the next request tries again
+                if generation != self._told:
+                    self._told = generation
+                    logger.error("the routing table can not be read, the one before serves on: %s", error)
         return self._table

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import logging
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,9 +49,10 @@ MAX_TARGETS = 10_000  # URLs remembered; a client that varies them must not fill
 class App:
     """Made inside the running event loop; `tick()` and `close()` are its owner's to call."""
 
-    def __init__(self, runtime: Path, options: FrontendOptions) -> None:
+    def __init__(self, runtime: Path, options: FrontendOptions, most_connections: int = sys.maxsize) -> None:
         loop = asyncio.get_running_loop()
         self.options = options
+        self.most_connections = most_connections  # one more is answered 503
         self.draining = False
         self.connections: set[Connection] = set()
         self.fixed_headers = FIXED + cors_headers(options)

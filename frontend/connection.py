@@ -17,7 +17,7 @@ from typing import Literal, Protocol, cast
 
 import httptools
 
-from .errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout, RequestTooLarge
+from .errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout, RequestTooLarge, TooManyConnections
 from .exchange import Exchange
 from .options import FrontendOptions
 
@@ -35,6 +35,7 @@ class Front(Protocol):
     draining: bool
     fixed_headers: bytes
     connections: "set[Connection]"
+    most_connections: int
 
     def request_id(self) -> str: ...
     def begin(self, exchange: Exchange) -> None: ...
@@ -43,6 +44,7 @@ class Front(Protocol):
 
 
 class State(enum.Enum):
+    SILENT = enum.auto()  # connected, and nothing has come yet
     IDLE = enum.auto()  # between requests
     HEADERS = enum.auto()
     BODY = enum.auto()
@@ -54,7 +56,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, front: Front, listener: Literal["inference", "sax"] = "inference") -> None:
         self.front = front
         self.listener = listener
-        self.state = State.IDLE
+        self.state = State.SILENT
         self.since = 0.0  # when the state began; in BODY, when the last piece came
         self.client: tuple[str, int] | None = None
         self.client_text = b"unix"
@@ -98,6 +100,9 @@ class Connection(asyncio.Protocol):
             self.server = (str(local), None)
         if transport.get_extra_info("ssl_object"):
             self.scheme = "https"
+        if len(self.front.connections) > self.front.most_connections:
+            self._refuse(TooManyConnections())
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.front.connections.discard(self)
@@ -320,10 +325,10 @@ class Connection(asyncio.Protocol):
         """The server goes down: an idle connection ends now, a busy one after its answer. Returns whether it is busy."""
         if self._current is not None:
             self._current.keep_alive = False
-        elif self.state in (State.IDLE, State.HEADERS):
+        elif self.state in (State.SILENT, State.IDLE, State.HEADERS):
             if self._pipeline or self._unread():
                 return True
-            if self.state is State.IDLE:
+            if self.state is not State.HEADERS:
                 self._transport.close()
         return self.state in (State.BODY, State.BUSY) or self.unsent() > 0
 
@@ -338,6 +343,8 @@ class Connection(asyncio.Protocol):
         """Called once a second: ends what takes too long."""
         options, waited = self.front.options, now - self.since
         match self.state:
+            case State.SILENT if waited > options.header_timeout_seconds:
+                self._transport.abort()
             case State.IDLE | State.LINGER if waited > options.keep_alive_seconds:
                 self._transport.abort()  # it may have left the last answer unread
             case State.HEADERS if waited > options.header_timeout_seconds:

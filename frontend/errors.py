@@ -109,6 +109,11 @@ class SlowReader(RequestError):
     """The client does not read its stream; it is never told, its connection is cut."""
 
 
+class TooManyConnections(RequestError):
+    def __init__(self) -> None:
+        super().__init__("The server has as many connections as it can hold. Try again later.")
+
+
 class Draining(RequestError):
     def __init__(self) -> None:
         super().__init__("The server is shutting down.")
@@ -143,6 +148,7 @@ STATUS: dict[type[RequestError], tuple[int, str]] = {
     QueueFull: (503, "ServiceUnavailableException"),
     NoTicket: (503, "ServiceUnavailableException"),
     SlowReader: (503, "ServiceUnavailableException"),
+    TooManyConnections: (503, "ServiceUnavailableException"),
     Draining: (503, "ServiceUnavailableException"),
     ClientTimeout: (504, "GatewayTimeoutException"),
 }

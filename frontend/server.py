@@ -11,8 +11,10 @@ import functools
 import gc
 import logging
 import os
+import resource
 import signal
 import ssl
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 2048
 HEARTBEAT_SECONDS = 30  # a process whose event loop stands still for so long is replaced by gunicorn
 LOOK_SECONDS = 0.01  # how often a process that drains looks whether it has answered all
+SPARE_FILES = 256  # of a process' open files; what it needs besides clients: workers, logs, the routing table
 
 
 def main() -> None:
@@ -116,7 +119,7 @@ class HttpProcess(Worker):  # type: ignore[misc]
         master: Any = self.app
         runtime, options = master.runtime, master.options
         logging.getLogger("flambeau").handlers = self.log.error_log.handlers
-        app = App(runtime, options)
+        app = App(runtime, options, connections_that_fit())
         gc.freeze()  # what is there now stays: collections need not look at it
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -133,6 +136,7 @@ class HttpProcess(Worker):  # type: ignore[misc]
                 sock=listener,
                 backlog=BACKLOG,
                 ssl=tls if bind.startswith("https:") else None,
+                ssl_handshake_timeout=options.header_timeout_seconds if bind.startswith("https:") else None,
             )
             for (bind, name), listener in zip(doors, self.sockets, strict=True)
         ]
@@ -167,6 +171,13 @@ async def drain(app: App, servers: list[asyncio.Server]) -> None:
         await asyncio.sleep(LOOK_SECONDS)
     if busy:
         logger.warning("%d requests are cut off: they took longer than %g s to drain", len(busy), app.options.drain_seconds)
+
+
+def connections_that_fit() -> int:
+    """Each is an open file, of which we may have more, often far more, than we are given at first."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    return max(files - SPARE_FILES, files // 2) if files != resource.RLIM_INFINITY else sys.maxsize
 
 
 def tls_context(options: FrontendOptions) -> ssl.SSLContext | None:

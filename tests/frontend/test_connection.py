@@ -278,6 +278,39 @@ def test_idle_connections_are_closed_after_their_time(run):
     run(scenario, keep_alive_seconds=0.1)
 
 
+def test_who_connects_and_says_nothing_is_closed(run):
+    async def scenario(plane):
+        silent, line_ends = await plane.client(), await plane.client()
+        line_ends.writer.write(b"\r\n")
+
+        assert await silent.closed()
+        assert await line_ends.closed()
+
+    run(scenario, header_timeout_seconds=0.1)
+
+
+def test_one_connection_more_than_fit_is_answered_503_and_counted(run):
+    async def scenario(plane):
+        plane.app.most_connections = 2
+        clients = [await plane.client() for _ in range(2)]
+        for client in clients:
+            assert (await client.ask("/ping", method="GET")).status == 200
+
+        one_more = await plane.client()
+        refused = await one_more.answer()
+
+        assert (refused.status, refused.headers["connection"]) == (503, "close")
+        assert b"ServiceUnavailableException" in refused.body
+        assert await one_more.closed()
+        assert plane.app.metrics.statuses[5] == 1
+        assert (await clients[0].ask("/ping", method="GET")).status == 200
+        clients.pop().writer.close()
+        await until(lambda: len(plane.app.connections) == 1)
+        assert (await (await plane.client()).ask("/ping", method="GET")).status == 200
+
+    run(scenario)
+
+
 def test_the_access_log_has_torchserves_lines(run, tmp_path):
     import re
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -15,6 +16,7 @@ import pytest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 import flambeau
+from flambeau.frontend.server import connections_that_fit
 from flambeau.frontend.tally import Tally
 from flambeau.management.data_plane import write_options
 from flambeau.management.routing import ModelRoute, Replica, RouteWriter, Table
@@ -205,6 +207,33 @@ def test_1000_idle_connections_leave_ping_fast(serve):
             one.writer.close()
 
     serve(scenario)
+
+
+def test_a_process_takes_as_many_open_files_as_it_may_have(serve):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scenario(server):
+        assert (await (await server.client()).ask("/ping", method="GET")).status == 200
+        assert [process.rlimit(psutil.RLIMIT_NOFILE) for process in server.processes()] == [(hard, hard)]
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    try:
+        serve(scenario)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"),
+    [(300, 150), (1024, 768), (20_000, 19_744), (resource.RLIM_INFINITY, sys.maxsize)],
+)
+def test_what_a_process_needs_itself_is_left_to_it(monkeypatch, files, connections):
+    set_to = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, files))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: set_to.append(limits))
+
+    assert connections_that_fit() == connections
+    assert set_to == [(files, files)]
 
 
 def test_metrics_of_all_processes_add_up(serve):

@@ -43,7 +43,8 @@ class Snapshots:
         next_ = self._folder / f".{name}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            next_.write_text(properties.render(pairs, f"Saving snapshot\n# {now:%a %b %d %H:%M:%S %Y}"))
+            with open(os.open(next_, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # a keystore's password
+                file.write(properties.render(pairs, f"Saving snapshot\n# {now:%a %b %d %H:%M:%S %Y}"))
             os.replace(next_, self._folder / name)
             self._written = state
             for old in sorted(self._folder.glob("*-snapshot.cfg"))[:-KEPT]:

@@ -30,6 +30,13 @@ def test_a_snapshot_has_the_original_form(tmp_path):
     }  # fmt: skip
 
 
+def test_a_snapshot_is_for_its_owner_alone(tmp_path):
+    Snapshots(tmp_path, {"keystore_pass": "changeit"}).write(registry().state, "startup")
+
+    assert "changeit" in newest(tmp_path).read_text()
+    assert newest(tmp_path).stat().st_mode & 0o777 == 0o600
+
+
 def test_changes_leave_so_many_snapshots_and_no_more(tmp_path):
     snapshots, models = Snapshots(tmp_path, {}), registry()
     snapshots.write(models.state, "startup")

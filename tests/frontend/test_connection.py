@@ -175,13 +175,12 @@ def test_trailers_are_no_headers(run):
         plane.publish(worker)
 
         await reply(
-            plane, TRAILERS.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + b"X-A: b\r\nHost: evil.example\r\n\r\n"
+            plane, TRAILERS.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) + b"X-A: b\r\nAuthorization: x\r\n\r\n"
         )
 
         ((head, body),) = worker.requests
         assert body == b"a"
-        assert [name.lower() for name, _ in head.headers].count(b"host") == 1
-        assert b"X-A" not in [name for name, _ in head.headers]
+        assert {b"X-A", b"Authorization"}.isdisjoint(name for name, _ in head.headers)
 
     run(scenario)
 

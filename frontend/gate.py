@@ -10,10 +10,10 @@ import hmac
 import logging
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
+from ..hosts import answered, name_of, same_site
 from ..management.errors import Forbidden as NotPermitted
 from ..management.errors import TokenRefused
 from ..management.jwt_auth import Bearer, Verifier
@@ -23,7 +23,6 @@ from .options import FrontendOptions
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = {"localhost", "127.0.0.1", "[::1]", "::1"}
 REREAD_SECONDS = 0.1  # for so long a key that was taken back may still pass
 MAX_REMEMBERED = 1000  # Host headers
 
@@ -95,12 +94,12 @@ class Gate:
         if known is None:
             if len(self._known_hosts) >= MAX_REMEMBERED:
                 self._known_hosts.clear()
-            known = self._known_hosts[host] = host_name(host.decode("latin-1")) in (self._hosts or ())
+            known = self._known_hosts[host] = name_of(host.decode("latin-1")) in (self._hosts or ())
         return known
 
     def _may_come_from(self, origin: bytes, host: bytes | None) -> bool:
         text = origin.decode("latin-1")
-        return self._origin in ("*", text) or (host is not None and urlsplit(text).netloc.encode("latin-1") == host)
+        return self._origin in ("*", text) or same_site(text, host.decode("latin-1") if host else None)
 
     def _check_key(self, authorization: bytes | None) -> None:
         """Unauthorized unless it bears a key that is good now."""
@@ -138,18 +137,9 @@ class Gate:
         self._keys = [(entry.key.encode(), entry.expires_at or float("inf")) for entry in keys]
 
 
-def allowed_hosts(options: FrontendOptions) -> set[str] | None:
-    """None: any. A server that other machines reach can't know its names, so there only a list restricts."""
-    if "*" in options.allowed_hosts:
-        return None
-    binds = (*options.binds, *options.sax_binds)
-    names = {host_name(bind.partition("://")[2]) for bind in binds if not bind.startswith("unix:")}
-    if not options.allowed_hosts and not names <= LOOPBACK:
-        return None
-    return LOOPBACK | names | {name.lower() for name in options.allowed_hosts}
-
-
-def host_name(netloc: str) -> str:
-    """Without the port; IPv6 addresses keep their brackets."""
-    name, colon, port = netloc.strip("/").rpartition(":")
-    return (name if colon and port.isdigit() and (name.endswith("]") or ":" not in name) else netloc.strip("/")).lower()
+def allowed_hosts(options: FrontendOptions) -> frozenset[str] | None:
+    """None: any."""
+    binds = (
+        bind.partition("://")[2].strip("/") for bind in (*options.binds, *options.sax_binds) if not bind.startswith("unix:")
+    )
+    return answered({name_of(bind) for bind in binds}, options.allowed_hosts)

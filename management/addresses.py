@@ -1,9 +1,9 @@
 """Listening addresses as config.properties writes them: `http://127.0.0.1:8080`, `https://[::1]:8443`, `unix:/path`."""
 
-import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..hosts import is_loopback
 from .errors import SettingsError
 
 
@@ -28,12 +28,7 @@ class Address:
     @property
     def loopback(self) -> bool:
         """True when nothing outside this machine can reach it."""
-        if self.scheme == "unix" or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return self.scheme == "unix" or is_loopback(self.host)
 
 
 def parse(text: str) -> Address:

@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from flask import request
 
+from ..hosts import answered, name_of, same_site
 from .addresses import grpc, parse
 from .errors import Forbidden, StartError
 from .jwt_auth import JwtOptions, UnusableKey, Verifier
@@ -22,7 +22,6 @@ from .tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 OPEN_PATHS = {"/api-description"}  # as in TorchServe; with OPTIONS /, which answers the same
 
 
@@ -127,24 +126,20 @@ def browser_check(settings: Settings, address: str) -> Callable[[], None]:
 
     def check() -> None:
         host = request.headers.get("Host")
-        if hosts is not None and host is not None and _name(host) not in hosts:  # without: HTTP/1.0, no browser
+        if hosts is not None and host is not None and name_of(host) not in hosts:  # without: HTTP/1.0, no browser
             raise Forbidden("The Host header names no host of this server; allowed_hosts may list it.")
         origin = request.headers.get("Origin")
-        if origin is not None and origin_allowed not in ("*", origin) and urlsplit(origin).netloc != host:
+        if origin is not None and origin_allowed not in ("*", origin) and not same_site(origin, host):
             raise Forbidden("Requests of this Origin are not allowed; cors_allowed_origin may name it.")
 
     return check
 
 
-def known_hosts(settings: Settings, address: str) -> set[str] | None:
-    """None: any. A server that other machines reach can't know its names, so there only a list restricts."""
-    listed = {name.strip().lower() for name in (settings.allowed_hosts or "").split(",") if name.strip()}
-    bound = parse(address)
-    if "*" in listed or (not listed and not bound.loopback):
-        return None
-    return LOOPBACK | listed | ({bound.host} if bound.host else set())
+def known_hosts(settings: Settings, address: str) -> frozenset[str] | None:
+    """None: any."""
+    bound = parse(address).host
+    return answered([bound] if bound else [], allowed_hosts(settings))
 
 
-def _name(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() and (name.endswith("]") or ":" not in name) else host).lower()
+def allowed_hosts(settings: Settings) -> list[str]:
+    return [host.strip() for host in (settings.allowed_hosts or "").split(",") if host.strip()]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from .addresses import parse
-from .guard import Access, refusal_status
+from .guard import Access, allowed_hosts, refusal_status
 from .logs import Logs
 from .settings import Settings
 from .tls import Certificate
@@ -55,10 +55,6 @@ def frontend_options(
         },
         "debug": settings.debug,
     }
-
-
-def allowed_hosts(settings: Settings) -> list[str]:
-    return [host.strip() for host in (settings.allowed_hosts or "").split(",") if host.strip()]
 
 
 def cors_headers(settings: Settings) -> dict[str, str]:

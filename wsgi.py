@@ -52,12 +52,12 @@ class Adapter:
         except ClientLeft:
             return
         except TooLarge:
-            await _answer(send, 413, JSON, self._too_large)
+            await answer(send, 413, JSON, self._too_large)
         except TimeoutError:
-            await _answer(send, 408, JSON, b"")
+            await answer(send, 408, JSON, b"")
         else:
             run = asyncio.get_running_loop().run_in_executor(self._threads, self._run, _environ(scope, body))
-            await _answer(send, *await run)
+            await answer(send, *await run)
 
     async def _body(self, receive: Receive) -> bytes:
         body = bytearray()
@@ -110,6 +110,6 @@ def _environ(scope: Message, body: bytes) -> dict[str, Any]:
     return environ
 
 
-async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+async def answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
+from ..hosts import LOOPBACK, name_of, same_site
 from .milp import SolverError
 from .openapi import document, page
 from .routes import BareError, BodyError, Route, offered
@@ -19,12 +20,19 @@ from .wire import WireError, encode, parse
 JSON = "application/json; charset=utf-8"
 LARGEST_BODY = 64 * 2**20  # bytes
 
+
+class ForeignHost(Exception):
+    """A browser's request, led here by somebody else's page."""
+
+
 # The one place where errors become status codes.
-STATUS: dict[type[Exception], int] = {WireError: 400, BodyError: 400, NotFound: 404, SolverError: 404}
+STATUS: dict[type[Exception], int] = {WireError: 400, BodyError: 400, ForeignHost: 403, NotFound: 404, SolverError: 404}
 
 
-def create_app(store: Store | None = None, *, stateful: bool) -> Flask:
+def create_app(store: Store | None = None, *, stateful: bool, hosts: frozenset[str] | None = LOOPBACK) -> Flask:
+    """`hosts`: the names it answers to; None: any."""
     app = Flask(__name__, static_folder=None)
+    app.before_request(lambda: _refuse_foreign(hosts))
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     owner = store or Store()
     routes = offered(stateful=stateful)
@@ -39,6 +47,14 @@ def create_app(store: Store | None = None, *, stateful: bool) -> Flask:
         app.register_error_handler(kind, _told)
     app.register_error_handler(BareError, lambda error: answer(error.message, error.status))
     return app
+
+
+def _refuse_foreign(hosts: frozenset[str] | None) -> None:
+    host, origin = request.headers.get("Host"), request.headers.get("Origin")
+    if hosts is not None and host is not None and name_of(host) not in hosts:  # without: HTTP/1.0, no browser
+        raise ForeignHost("The Host header names no host of this server.")
+    if origin is not None and not same_site(origin, host):
+        raise ForeignHost("Requests of this Origin are not allowed.")
 
 
 def _flask_path(path: str) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .explain import difference, explanations
-from .solver import Solution, optimize, solution_body
-from .store import Inconsistent, NotFound, Store, find, find_target
+from .solver import Solution, solution_body
+from .store import Inconsistent, NotFound, Store, find, find_target, solve
 from .system import (
     AcceleratorData,
     AcceleratorSpec,
@@ -190,15 +190,22 @@ def _optimize(store: Store, body: Any) -> Any:
     """The options alone, or within {"optimizer": …}, as the documentation of the published tool has it."""
     wrapped = isinstance(body, dict) and any(key.lower() == "optimizer" for key in body)
     spec = decode(OptimizerData, body).optimizer if wrapped else decode(OptimizerSpec, body)
+    if spec.strict:
+        _refuse_problems(store.snapshot().data(spec))
     return _solved(store.optimize(spec), spec)
 
 
 def _optimize_one(store: Store, body: Any) -> Any:
     data = system_of(body)
     spec = data.optimizer_data.optimizer
-    if spec.strict and (wrong := problems(data)):
-        raise BodyError(f"the system has {len(wrong)} problems", wrong)
+    if spec.strict:
+        _refuse_problems(data)
     return _solved(store.optimize_one(data), spec)
+
+
+def _refuse_problems(data: SystemData) -> None:
+    if wrong := problems(data):
+        raise BodyError(f"the system has {len(wrong)} problems", wrong)
 
 
 def system_of(body: Any) -> SystemData:
@@ -224,7 +231,7 @@ def _validate(_: Store, body: Any) -> Any:
 def _what_if(_: Store, body: Any) -> Any:
     before, after = (system_of({"system": _part(body, name)}) for name in ("before", "after"))
     solutions = (
-        optimize(System.of(data), replace(data.optimizer_data.optimizer, stabilisation=None)) for data in (before, after)
+        solve(System.of(data), replace(data.optimizer_data.optimizer, stabilisation=None)) for data in (before, after)
     )
     return encode(difference(*solutions))
 

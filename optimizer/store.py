@@ -20,6 +20,7 @@ from .system import (
 )
 
 Value = TypeVar("Value")
+LONGEST_SOLVE_SECONDS = 60.0
 
 
 class NotFound(Exception):
@@ -98,7 +99,7 @@ class Store:
 
     def optimize(self, spec: OptimizerSpec) -> Solution:
         """Solves what the system is now; what has changed meanwhile keeps its change."""
-        solution = _solve(self.snapshot(), spec)
+        solution = solve(self.snapshot(), spec)
         with self._lock:
             _write_back(self._system, solution)
         return solution
@@ -106,7 +107,7 @@ class Store:
     def optimize_one(self, data: SystemData) -> Solution:
         """Solves the given system, which then is the one that is asked about."""
         system = System.of(data)
-        solution = _solve(system, data.optimizer_data.optimizer)
+        solution = solve(system, data.optimizer_data.optimizer)
         _write_back(system, solution)
         with self._lock:
             self._system = system
@@ -121,7 +122,10 @@ class Store:
                 self._system.servers[name] = replace(server, current_alloc=now)
 
 
-def _solve(system: System, spec: OptimizerSpec) -> Solution:
+def solve(system: System, spec: OptimizerSpec) -> Solution:
+    """Within bounds: no client keeps a thread for as long as it likes."""
+    if spec.time_limit:
+        spec = replace(spec, time_limit=min(spec.time_limit, LONGEST_SOLVE_SECONDS))
     solution = optimize(system, spec)
     return stabilise(solution, spec.stabilisation) if spec.stabilisation else solution
 

@@ -230,6 +230,17 @@ class System:
         self.classes |= {each.name: each.normalised() for each in data.service_class_data.service_classes or ()}
         self.servers |= {each.name: each for each in data.server_data.servers or ()}
 
+    def data(self, optimizer: OptimizerSpec) -> SystemData:
+        """As a client would send it, with these options."""
+        return SystemData(
+            AcceleratorData(tuple(self.accelerators.values())),
+            ModelData(tuple(perf for perfs in self.models.values() for perf in perfs.values())),
+            ServiceClassData(tuple(self.classes.values())),
+            ServerData(tuple(self.servers.values())),
+            OptimizerData(optimizer),
+            CapacityData(tuple(CapacityCount(type, count) for type, count in self.capacity.items())),
+        )
+
     def copy(self) -> "System":
         """The same system, to be changed by itself: the specs never change, so sharing them is safe."""
         models = {name: dict(by_accelerator) for name, by_accelerator in self.models.items()}

@@ -2,18 +2,27 @@
 
 import json
 import os
+import random
+import socket
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import uvicorn
 
+from flambeau.hosts import answered
+from flambeau.optimizer import store
 from flambeau.optimizer.api import create_app
 from flambeau.optimizer.routes import ROUTES
 from flambeau.optimizer.server import address, application
+from flambeau.optimizer.solver import Solution
 
 with tarfile.open(Path(__file__).with_name("golden.tar.xz")) as archive:
     TALKS = {
@@ -131,6 +140,57 @@ def test_a_system_is_judged_in_sentences():
     assert strict.status_code == 400 and strict.json["problems"] == problems
 
 
+def test_a_system_built_piece_by_piece_is_judged_when_asked():
+    client = create_app(stateful=True).test_client()
+    client.post("/addServer", json={"name": "s", "model": "missing"})
+
+    response = client.post("/optimize", json={"strict": True})
+
+    assert response.status_code == 400
+    assert "server s: model missing not known" in response.json["problems"]
+    assert client.post("/optimize", json={}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/optimize", "/optimizeOne", "/whatIf"])
+def test_no_client_keeps_the_solver_busy_for_as_long_as_it_likes(monkeypatch, path):
+    asked = []
+    monkeypatch.setattr(store, "optimize", lambda system, spec: (asked.append(spec.time_limit), Solution())[1])
+    spec = {"milpSolver": True, "timeLimit": 1e6}
+    system = {"optimizerData": {"optimizer": spec}}
+    body = {"/optimize": spec, "/optimizeOne": {"system": system}, "/whatIf": {"before": system, "after": system}}[path]
+
+    create_app(stateful=True).test_client().post(path, json=body)
+
+    assert set(asked) == {store.LONGEST_SOLVE_SECONDS}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param({"Host": "evil.example"}, 403, id="a rebound name"),
+        pytest.param({"Origin": "http://evil.example"}, 403, id="a foreign page"),
+        pytest.param({"Host": "[::1]:8080", "Origin": "http://[::1]:8080"}, 200, id="our own page"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/removeServer/s", "/getServers", "/docs", "/openapi.json"])
+def test_browsers_led_here_by_others_are_refused(headers, status, path):
+    client = create_app(stateful=True).test_client()
+    client.post("/addServer", json={"name": "s"})
+
+    response = client.get(path, headers=headers)
+
+    assert response.status_code == status
+    if status == 403:
+        assert response.json["message"]
+        assert client.get("/getServer/s").status_code == 200
+
+
+def test_where_other_machines_may_ask_any_name_will_do():
+    client = create_app(stateful=True, hosts=answered(["0.0.0.0"])).test_client()
+
+    assert client.get("/getServers", headers={"Host": "optimizer.example"}).status_code == 200
+
+
 def test_a_decision_explains_itself_when_asked():
     client = create_app(stateful=False).test_client()
     body = json.loads(spoken("statefull", 152))
@@ -246,6 +306,79 @@ def test_many_clients_at_once_get_each_their_own_answer(url):
 
     with ThreadPoolExecutor(clients) as threads:
         assert list(threads.map(talk, range(clients))) == list(range(clients))
+
+
+def hard_system(servers=60):
+    """Whole numbers that don't fit: the exact solver needs all the time it may have."""
+    dice = random.Random(3)
+    kinds = [f"A{number}" for number in range(10)]
+    names = [f"m{number}" for number in range(servers)]
+    accelerators = [
+        {"name": k, "type": k, "multiplicity": dice.choice([1, 2, 3, 5, 7]), "cost": dice.randint(20, 200)} for k in kinds
+    ]
+    times = [{"alpha": dice.uniform(5, 25), "beta": dice.uniform(0.05, 1.5)} for _ in range(servers * 10)]
+    pairs = [(name, kind) for name in names for kind in kinds]
+    models = [
+        {
+            "name": name,
+            "acc": kind,
+            "accCount": dice.choice([1, 1, 2, 3]),
+            "maxBatchSize": 32,
+            "atTokens": 100,
+            "decodeParms": each,
+        }
+        for (name, kind), each in zip(pairs, times, strict=True)
+    ]
+    targets = [{"model": name, "slo-itl": dice.uniform(30, 90)} for name in names]
+    loads = [{"arrivalRate": dice.uniform(600, 90_000), "avgOutTokens": 100} for _ in names]
+    return {
+        "acceleratorData": {"accelerators": accelerators},
+        "capacityData": {"count": [{"type": kind, "count": dice.randint(100, 500)} for kind in kinds]},
+        "modelData": {"models": models},
+        "serviceClassData": {"serviceClasses": [{"name": "c", "modelTargets": targets}]},
+        "serverData": {"servers": [
+            {"name": name, "class": "c", "model": name, "currentAlloc": {"load": load}}
+            for name, load in zip(names, loads, strict=True)
+        ]},
+        "optimizerData": {"optimizer": {"milpSolver": True, "heterogeneous": True, "partial": True, "timeLimit": 1000}},
+    }  # fmt: skip
+
+
+def test_the_end_waits_for_no_long_solve():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "flambeau", "optimizer", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client, ThreadPoolExecutor(1) as thread:
+            until(lambda: serves(client))
+            worked_before = psutil.Process(process.pid).cpu_times().user
+            solving = thread.submit(client.post, "/optimizeOne", json=hard_system())
+            until(lambda: psutil.Process(process.pid).cpu_times().user > worked_before + 1)
+
+            process.terminate()
+
+            assert process.wait(30) == 0
+            assert solving.result().status_code == 503
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def serves(client):
+    try:
+        return client.get("/getServers").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def until(true, seconds=30):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_the_address_comes_from_the_environment():

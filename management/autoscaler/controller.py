@@ -1,4 +1,4 @@
-"""`flambeau control`: Inferno's controller, for fleets that are not ours: collect, optimize, update, every period.
+"""`flambeau control`: Inferno's controller, for fleets that are not ours: collect, optimize, update, every period or when asked.
 
 The servers come from a collector, or from server-data.json with their loads from Prometheus; all else from accelerator-, model-,
 serviceclass-, capacity- and optimizer-data.json, read anew each time. A cycle that fails changes nothing and is told; an empty
@@ -6,14 +6,17 @@ collection changes nothing either.
 """
 
 import asyncio
+import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ...hosts import answered, name_of, same_site
 from .http_client import RequestFailed, Server
 
 logger = logging.getLogger(__name__)
@@ -21,6 +24,9 @@ logger = logging.getLogger(__name__)
 FILES = ("accelerator-data", "model-data", "serviceclass-data", "capacity-data", "optimizer-data")
 DEFAULT_PORT = 8080
 CYCLE_SECONDS = 120.0  # the longest a cycle may take
+GRACE_SECONDS = 5  # for a cycle under way when the end is asked for
+
+Message = MutableMapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,43 +45,133 @@ def services(environ: Mapping[str, str]) -> Services:
     return Services(at("COLLECTOR"), at("INFERNO"), at("ACTUATOR"))
 
 
-async def cycle(data: Path, at: Services, prometheus: str | None = None) -> int:
-    """How many servers have an allocation now."""
-    from .inferno import collect, drive, read_system, watched
+@dataclass
+class Controller:
+    """Its cycles run one after another, whoever asks for them."""
 
-    system, spec = read_system([data / f"{name}.json" for name in FILES])
-    async with asyncio.timeout(CYCLE_SECONDS):
-        if prometheus is None:
-            servers = await collect(at.collector)
-        else:
-            servers = await asyncio.to_thread(watched, data / "server-data.json", prometheus)
-        answer = await drive(servers, at.optimizer, at.actuator, system, spec)
-    return len(answer.get("allocations", {}))
+    data: Path
+    at: Services
+    prometheus: str | None = None
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def cycle(self) -> int:
+        """How many servers have an allocation now; CycleFailed when nothing was changed, or not all."""
+        from .inferno import collect, drive, read_system, watched
+
+        try:
+            async with self._turn, asyncio.timeout(CYCLE_SECONDS):
+                system, spec = read_system([self.data / f"{name}.json" for name in FILES])
+                if self.prometheus is None:
+                    collected = await collect(self.at.collector)
+                else:
+                    collected = await asyncio.to_thread(watched, self.data / "server-data.json", self.prometheus)
+                answer = await drive(collected, self.at.optimizer, self.at.actuator, system, spec)
+        except TimeoutError:
+            raise CycleFailed(f"not done within {CYCLE_SECONDS:g} s") from None
+        except (OSError, RequestFailed, ValueError, LookupError, asyncio.IncompleteReadError) as error:
+            raise CycleFailed(str(error)) from None
+        return len(answer.get("allocations") or {})
+
+
+class CycleFailed(Exception):
+    """Says why; the next one may succeed."""
+
+
+class Invoke:
+    """The controller's own listener, an ASGI application: GET /invoke runs a cycle."""
+
+    def __init__(self, controller: Controller, hosts: frozenset[str] | None) -> None:
+        self._controller, self._hosts = controller, hosts
+
+    async def __call__(
+        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        status, told = await self._answer(scope)
+        headers = [(b"content-type", b"application/json; charset=utf-8")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(told, indent=4).encode()})
+
+    async def _answer(self, scope: Message) -> tuple[int, Any]:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host, origin = headers.get(b"host"), headers.get(b"origin")
+        if self._hosts is not None and host is not None and name_of(host) not in self._hosts:
+            return 403, {"message": "The Host header names no host of this controller."}
+        if origin is not None and not same_site(origin, host):
+            return 403, {"message": "Requests of this Origin are not allowed."}
+        if (scope["method"], scope["path"]) != ("GET", "/invoke"):
+            return 404, {"message": "GET /invoke is all there is"}
+        try:
+            await self._controller.cycle()
+        except CycleFailed as error:
+            return 404, {"message": f"controller: {error}"}
+        return 200, "OK"
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--period", type=click.FloatRange(0), help="Seconds; 0: once. Default: INFERNO_CONTROL_PERIOD, or 60.")
+@click.argument(
+    "data", envvar="INFERNO_DATA_PATH", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option(
+    "--period", envvar="INFERNO_CONTROL_PERIOD", default=60.0, show_default=True, type=click.FloatRange(0, 86400),
+    help="Seconds between cycles; 0: only when asked for. INFERNO_CONTROL_PERIOD says the same.",
+)  # fmt: skip
+@click.option("--once", is_flag=True, help="One cycle, and its failure is the command's.")
 @click.option(
     "--prometheus", metavar="URL", help="Instead of a collector: vLLM's metrics of each server, by its name as their job."
 )
-def control(data: Path, period: float | None, prometheus: str | None) -> None:
-    """Drive others' collector, optimizer and actuator with the files in DATA.
+def control(data: Path, period: float, once: bool, prometheus: str | None) -> None:
+    """Drive others' collector, optimizer and actuator with the files in DATA (or INFERNO_DATA_PATH, or here).
 
-    COLLECTOR_HOST, COLLECTOR_PORT, INFERNO_HOST, INFERNO_PORT, ACTUATOR_HOST and ACTUATOR_PORT say where they are.
+    COLLECTOR_HOST, COLLECTOR_PORT, INFERNO_HOST, INFERNO_PORT, ACTUATOR_HOST and ACTUATOR_PORT say where they are. GET
+    /invoke runs a cycle at once: listens on CONTROLLER_HOST and CONTROLLER_PORT if one is given, or if --period is 0.
     """
-    pause = float(os.environ.get("INFERNO_CONTROL_PERIOD") or 60) if period is None else period
-    asyncio.run(_run(data, services(os.environ), pause, prometheus))
+    try:
+        controller, own = Controller(data, services(os.environ), prometheus), listening(os.environ, period)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        asyncio.run(_once(controller) if once else _run(controller, period, own))
+    except CycleFailed as error:
+        raise click.ClickException(str(error)) from None
 
 
-async def _run(data: Path, at: Services, pause: float, prometheus: str | None) -> None:
+def listening(environ: Mapping[str, str], period: float) -> tuple[str, int] | None:
+    """Where GET /invoke is answered; None: nowhere."""
+    host, port = environ.get("CONTROLLER_HOST"), environ.get("CONTROLLER_PORT")
+    if not (host or port) and period:
+        return None
+    if port and not (port.isdecimal() and int(port) < 65536):
+        raise ValueError(f"CONTROLLER_PORT={port}: not a port")
+    return host or "localhost", int(port or DEFAULT_PORT)
+
+
+async def _once(controller: Controller) -> None:
+    click.echo(f"{await controller.cycle()} servers have an allocation")
+
+
+async def _run(controller: Controller, period: float, own: tuple[str, int] | None) -> None:
+    """Until interrupted."""
+    regularly = [_regularly(controller, period)] if period else []
+    when_asked = [_listen(controller, *own)] if own else []
+    await asyncio.gather(*regularly, *when_asked)
+
+
+async def _regularly(controller: Controller, period: float) -> None:
     while True:
         try:
-            click.echo(f"{await cycle(data, at, prometheus)} servers have an allocation")
-        except (OSError, RequestFailed, TimeoutError, ValueError, LookupError) as error:
-            if not pause:
-                raise click.ClickException(str(error)) from None
+            await _once(controller)
+        except CycleFailed as error:
             logger.warning("A cycle is skipped: %s", error)
-        if not pause:
-            return
-        await asyncio.sleep(pause)
+        await asyncio.sleep(period)
+
+
+async def _listen(controller: Controller, host: str, port: int) -> None:
+    import uvicorn
+
+    app = Invoke(controller, answered([host]))
+    click.echo(f"http://{host}:{port}/invoke", err=True)
+    await uvicorn.Server(
+        uvicorn.Config(
+            app, host, port, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=GRACE_SECONDS
+        )
+    ).serve()

@@ -68,15 +68,19 @@ _FIELDS = {
 }
 
 
-async def collect(collector: Server) -> list[Any]:
-    return (await collector.json("GET", "/collect")).get("servers") or []
+async def collect(collector: Server) -> dict[str, Any]:
+    """All it says: the servers, and where the actuator finds them (`kube-resources`)."""
+    collected = await collector.json("GET", "/collect")
+    if not isinstance(collected, dict) or not isinstance(collected.get("servers") or [], list):
+        raise ValueError("the collector's answer has no list of servers")
+    return collected
 
 
-def watched(file: Path, prometheus: str) -> list[Any]:
-    """The servers of server-data.json, each with the load that Prometheus has for the job of its name."""
+def watched(file: Path, prometheus: str) -> dict[str, Any]:
+    """As collected: the servers of server-data.json, each with the load that Prometheus has for the job of its name."""
     servers = decode(ServerData, parse(file.read_bytes()), file.name).servers or ()
     seen = PrometheusObserver(prometheus, {each.name: (each.name, "") for each in servers}).look()
-    return [encode(_under(each, seen[each.name, ""])) for each in servers]
+    return {"servers": [encode(_under(each, seen[each.name, ""])) for each in servers]}
 
 
 def _under(server: ServerSpec, seen: Observed) -> ServerSpec:
@@ -87,19 +91,12 @@ def _under(server: ServerSpec, seen: Observed) -> ServerSpec:
 
 
 async def drive(
-    servers: list[Any], optimizer: Server, actuator: Server, system: System, spec: OptimizerSpec
+    collected: dict[str, Any], optimizer: Server, actuator: Server, system: System, spec: OptimizerSpec
 ) -> dict[str, Any]:
     """The rest of a cycle over others' services: optimize, update. Without servers nothing changes."""
-    if not servers:
+    if not collected.get("servers"):
         return {}
-    body = {
-        "acceleratorData": {"accelerators": list(system.accelerators.values())},
-        "capacityData": {"count": [{"type": kind, "count": count} for kind, count in system.capacity.items()]},
-        "modelData": {"models": [perf for perfs in system.models.values() for perf in perfs.values()]},
-        "serviceClassData": {"serviceClasses": list(system.classes.values())},
-        "optimizerData": {"optimizer": spec},
-        "serverData": {"servers": servers},
-    }
-    answer: dict[str, Any] = await optimizer.json("POST", "/optimizeOne", {"system": encode(body)})
-    await actuator.json("POST", "/update", answer)
+    body = encode(system.data(spec)) | {"serverData": {"servers": collected["servers"]}}
+    answer: dict[str, Any] = await optimizer.json("POST", "/optimizeOne", {"system": body})
+    await actuator.json("POST", "/update", answer | {"kube-resources": collected.get("kube-resources") or {}})
     return answer

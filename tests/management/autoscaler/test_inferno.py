@@ -1,11 +1,15 @@
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
+import uvicorn
 from click.testing import CliRunner
 
-from flambeau.management.autoscaler.controller import control, services
+from flambeau.hosts import answered
+from flambeau.management.autoscaler.controller import Controller, Invoke, control, listening, services
 from flambeau.management.autoscaler.observe import Observed
 from flambeau.management.autoscaler.prometheus import PrometheusObserver
 from flambeau.optimizer.api import create_app
@@ -18,6 +22,7 @@ DATA = {
     "optimizer-data": {"optimizer": {"unlimited": False}},
 }
 SERVER = {"name": "s", "class": "c", "model": "m"}
+RESOURCES = {"s": {"uid": "7f3a", "name": "vllm-s", "space": "infer"}}
 LOADED = SERVER | {"currentAlloc": {"load": {"arrivalRate": 60, "avgOutTokens": 60}}}
 
 
@@ -32,7 +37,7 @@ def fleet(tmp_path, monkeypatch):
         servers, updates = [LOADED], []
 
         def do_GET(self):
-            self.answer(200, json.dumps({"servers": self.servers, "kube-resources": {}}).encode())
+            self.answer(200, json.dumps({"servers": self.servers, "kube-resources": RESOURCES}).encode())
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["content-length"]))
@@ -62,11 +67,27 @@ def fleet(tmp_path, monkeypatch):
     thread.join(5)
 
 
+@pytest.fixture
+def listener(fleet, tmp_path):
+    """The controller's own address; no cycle but when it is asked for."""
+    app = Invoke(Controller(tmp_path, services(os.environ)), answered(["localhost"]))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
 def test_a_cycle_collects_optimizes_and_updates(fleet, tmp_path):
-    result = CliRunner().invoke(control, [str(tmp_path), "--period", "0"])
+    result = CliRunner().invoke(control, [str(tmp_path), "--once"])
 
     assert result.output == "1 servers have an allocation\n"
     assert fleet.updates[0]["allocations"]["s"]["accelerator"] == "A"
+    assert fleet.updates[0]["kube-resources"] == RESOURCES  # by these the published actuator finds its deployments
 
 
 def test_servers_without_a_collector_have_their_loads_from_prometheus(fleet, tmp_path, monkeypatch):
@@ -74,7 +95,7 @@ def test_servers_without_a_collector_have_their_loads_from_prometheus(fleet, tmp
     monkeypatch.setattr(PrometheusObserver, "look", lambda self: dict.fromkeys(self.jobs.values(), seen))
     (tmp_path / "server-data.json").write_text(json.dumps({"servers": [SERVER]}))
 
-    result = CliRunner().invoke(control, [str(tmp_path), "--period", "0", "--prometheus", "http://prometheus:9090"])
+    result = CliRunner().invoke(control, [str(tmp_path), "--once", "--prometheus", "http://prometheus:9090"])
 
     assert result.output == "1 servers have an allocation\n"
     assert fleet.updates[0]["allocations"]["s"]["load"] == {"arrivalRate": 120, "avgInTokens": 10, "avgOutTokens": 60}
@@ -83,7 +104,7 @@ def test_servers_without_a_collector_have_their_loads_from_prometheus(fleet, tmp
 def test_an_empty_collection_changes_nothing(fleet, tmp_path, monkeypatch):
     monkeypatch.setattr(fleet, "servers", [])
 
-    CliRunner().invoke(control, [str(tmp_path), "--period", "0"])
+    CliRunner().invoke(control, [str(tmp_path), "--once"])
 
     assert fleet.updates == []
 
@@ -91,10 +112,64 @@ def test_an_empty_collection_changes_nothing(fleet, tmp_path, monkeypatch):
 def test_a_cycle_which_fails_says_why_and_changes_nothing(fleet, tmp_path):
     (tmp_path / "capacity-data.json").write_text('{"count": 3}')
 
-    result = CliRunner().invoke(control, [str(tmp_path), "--period", "0"])
+    result = CliRunner().invoke(control, [str(tmp_path), "--once"])
 
     assert result.exit_code == 1 and "expected a list" in result.output
     assert fleet.updates == []
+
+
+def test_the_files_are_found_by_the_environment(fleet, tmp_path, monkeypatch):
+    monkeypatch.setenv("INFERNO_DATA_PATH", f"{tmp_path}/")
+
+    assert CliRunner().invoke(control, ["--once"]).output == "1 servers have an allocation\n"
+
+
+def test_a_cycle_can_be_asked_for(fleet, listener, tmp_path):
+    assert httpx.get(f"{listener}/invoke").json() == "OK"
+    assert len(fleet.updates) == 1
+
+    (tmp_path / "capacity-data.json").write_text('{"count": 3}')
+    refused = httpx.get(f"{listener}/invoke")
+
+    assert refused.status_code == 404
+    assert refused.json()["message"].startswith("controller: ")
+    assert len(fleet.updates) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        pytest.param("GET", "/invoke", {"Host": "evil.example"}, 403, id="a rebound name"),
+        pytest.param("GET", "/invoke", {"Origin": "http://evil.example"}, 403, id="a foreign page"),
+        pytest.param("POST", "/invoke", {}, 404, id="another method"),
+        pytest.param("GET", "/", {}, 404, id="another path"),
+    ],
+)
+def test_nothing_else_starts_a_cycle(fleet, listener, method, path, headers, status):
+    assert httpx.request(method, listener + path, headers=headers).status_code == status
+    assert fleet.updates == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "period", "expected"),
+    [
+        pytest.param({}, 60.0, None, id="nobody asked for it"),
+        pytest.param({}, 0.0, ("localhost", 8080), id="only when asked for"),
+        pytest.param({"CONTROLLER_PORT": "3300"}, 60.0, ("localhost", 3300), id="a port"),
+        pytest.param({"CONTROLLER_HOST": "0.0.0.0"}, 60.0, ("0.0.0.0", 8080), id="a host"),
+    ],
+)
+def test_the_controller_listens_where_it_is_told_to(environment, period, expected):
+    assert listening(environment, period) == expected
+
+
+@pytest.mark.parametrize("name", ["CONTROLLER_PORT", "COLLECTOR_PORT", "INFERNO_CONTROL_PERIOD"])
+def test_an_environment_that_cannot_be_used_is_told(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "http")
+
+    result = CliRunner().invoke(control, [str(tmp_path)])
+
+    assert result.exit_code and "http" in result.output and isinstance(result.exception, SystemExit)
 
 
 def test_services_are_on_this_machine_unless_the_environment_says_otherwise():

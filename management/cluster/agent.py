@@ -45,6 +45,7 @@ class MachineAgent:
         self._folder = Path(spec.folder)
         self._root = self._folder / "root" / "sax" / parse_cell(spec.cell)
         self._store = self._folder / "store"
+        self._digests = Digests()
         for folder in (self._root, self._store):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -57,7 +58,7 @@ class MachineAgent:
 
     def missing(self, archives: dict[str, str]) -> list[str]:
         """Of {file name: SHA-256}, the names that are not here, or are something else."""
-        return [name for name, digest in archives.items() if _digest(self._place(name)) != digest]
+        return [name for name, digest in archives.items() if self._digests.of(self._place(name)) != digest]
 
     def receive(self, name: str, digest: str, content: bytes) -> None:
         """ValueError for an archive that is not what was announced."""
@@ -133,15 +134,25 @@ class MachineAgent:
         os.replace(self._root / f"{name}.next", path)
 
 
-def _digest(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
+class Digests:
+    """SHA-256 of files that are asked about every few seconds: read again only when they have changed."""
 
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, ...], str]] = {}
 
-def digests(store: Path) -> dict[str, str]:
-    """The packed archives of a model store."""
-    found = [path for path in store.iterdir() if path.name.endswith((".mar", ".tar.gz"))] if store.is_dir() else []
-    return {path.name: digest for path in found if (digest := _digest(path))}
+    def of(self, path: Path) -> str | None:
+        """None: there is no such file."""
+        try:
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                if path not in self._known or self._known[path][0] != stamp:
+                    self._known[path] = stamp, hashlib.file_digest(file, "sha256").hexdigest()
+                return self._known[path][1]
+        except FileNotFoundError:
+            return None
+
+    def archives(self, store: Path) -> dict[str, str]:
+        """Those of the packed archives of a model store."""
+        found = [path for path in store.iterdir() if path.name.endswith((".mar", ".tar.gz"))] if store.is_dir() else []
+        return {path.name: digest for path in found if (digest := self.of(path))}

@@ -20,7 +20,7 @@ import msgspec
 
 from ..cell.errors import SaxError
 from ..cell.root import CellRoot, Location
-from .agent import Spec, digests
+from .agent import Digests, Spec
 from .backends import Backend, ClusterError, Node, Remote, backend
 
 logger = logging.getLogger(__name__)
@@ -56,10 +56,11 @@ class Keeper:
         self._cluster = cluster
         self._root = CellRoot(task.sax_root, task.cell)
         self._machines: dict[str, Machine] = {}  # by the node's id
+        self._digests = Digests()
 
     def look(self) -> None:
         """Has every machine visited, unless the visit before is still under way."""
-        location, archives = self._root.location(), digests(Path(self._task.model_store))
+        location, archives = self._root.location(), self._digests.archives(Path(self._task.model_store))
         nodes = {node.id: node for node in self._cluster.nodes()}
         for gone in self._machines.keys() - nodes.keys():
             logger.warning("machine %s has left the cluster", self._machines.pop(gone).node.name)

@@ -11,7 +11,7 @@ import requests
 
 from flambeau import sax
 from flambeau.management.cell.root import CellRoot, Location
-from flambeau.management.cluster.agent import MachineAgent, Spec, digests
+from flambeau.management.cluster.agent import Digests, MachineAgent, Spec
 from flambeau.management.cluster.backends import Node, node_of
 from flambeau.management.cluster.keeper import Keeper, Task
 
@@ -62,7 +62,7 @@ def test_archives_are_fetched_by_their_content_and_checked(agent, tmp_path):
     store = tmp_path / "store"
     store.mkdir()
     (store / "a.mar").write_bytes(b"archive")
-    wanted = digests(store)
+    wanted = Digests().archives(store)
 
     assert wanted == {"a.mar": hashlib.sha256(b"archive").hexdigest()} and agent.missing(wanted) == ["a.mar"]
     with pytest.raises(ValueError, match="announced"):
@@ -72,6 +72,23 @@ def test_archives_are_fetched_by_their_content_and_checked(agent, tmp_path):
     for name in ("../x.mar", ".hidden"):
         with pytest.raises(ValueError, match="no archive's name"):
             agent.missing({name: "0"})
+
+
+def test_an_archive_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    read, digest_of = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: (read.append(file.name), digest_of(file, kind))[1])
+    digests = Digests()
+    (tmp_path / "a.mar").write_bytes(b"archive")
+    (tmp_path / "b.mar").write_bytes(b"another")
+
+    assert digests.archives(tmp_path) == digests.archives(tmp_path)
+    assert len(read) == 2
+    (tmp_path / "next").write_bytes(b"replace")
+    os.replace(tmp_path / "next", tmp_path / "a.mar")
+    (tmp_path / "b.mar").unlink()
+
+    assert digests.archives(tmp_path) == {"a.mar": hashlib.sha256(b"replace").hexdigest()}
+    assert len(read) == 3
 
 
 def test_accelerators_and_tags_are_ray_resources_and_a_node_s_name_is_its_address_unless_it_has_another():

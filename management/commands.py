@@ -80,7 +80,7 @@ def status(as_json: bool) -> None:
     if facts is None:
         click.echo(json.dumps({"running": False}) if as_json else "no server runs")
         sys.exit(3)
-    health = _ask(lambda: _client("inference").ping())
+    health = _ask(lambda: client_for("inference").ping())
     if as_json:
         click.echo(json.dumps({"running": True, "health": health, **vars(facts)}, indent=2))
     else:
@@ -114,7 +114,7 @@ def register(
     """Register the archive URL (a name in the model store) and wait for its workers."""
     given = {"model_name": name, "batch_size": batch_size, "max_batch_delay": max_batch_delay, "handler": handler}
     click.echo(
-        _ask(lambda: _client("management", management).register(url, initial_workers=workers, synchronous=True, **given))
+        _ask(lambda: client_for("management", management).register(url, initial_workers=workers, synchronous=True, **given))
     )
 
 
@@ -125,7 +125,7 @@ def register(
 @management_url
 def scale(model: str, workers: int, version: str | None, management: str | None) -> None:
     """Give MODEL as many WORKERS."""
-    click.echo(_ask(lambda: _client("management", management).scale(model, workers, version)))
+    click.echo(_ask(lambda: client_for("management", management).scale(model, workers, version)))
 
 
 @click.command()
@@ -134,7 +134,7 @@ def scale(model: str, workers: int, version: str | None, management: str | None)
 @management_url
 def models(model: str | None, as_json: bool, management: str | None) -> None:
     """The registered models, or all about one."""
-    client = _client("management", management)
+    client = client_for("management", management)
     names = [model] if model else [found["modelName"] for found in _ask(client.models)]
     found = [version for name in names for version in _ask(lambda name=name: client.describe(name, "all"))]  # type: ignore[misc]
     if as_json or model:
@@ -163,7 +163,7 @@ def predict(
     """Ask MODEL; the BODY is text or JSON, or comes from --file."""
     data = file.read() if file else (body or "").encode()
     kind = content_type or content_type_of(body)
-    click.echo(_ask(lambda: _client("inference", inference).predict(model, data, version, kind)))
+    click.echo(_ask(lambda: client_for("inference", inference).predict(model, data, version, kind)))
 
 
 @click.command()
@@ -241,7 +241,7 @@ def _first_screen(facts: launcher.Running) -> str:
     )
 
 
-def _client(api: Literal["inference", "management"], address: str | None = None) -> Client:
+def client_for(api: Literal["inference", "management"], address: str | None = None) -> Client:
     """For this API of the server that runs here, or at `address`."""
     here = launcher.running()
     known = here or Client()

@@ -21,7 +21,7 @@ from picture import draw, objectives
 from world import ANSWER, PLANTED, PROMPT, ROOT, ROWS, World, start
 
 from flambeau.management.autoscaler.performance import Performance
-from flambeau.management.autoscaler.profile_run import Wanted, run
+from flambeau.management.autoscaler.profile_run import Wanted, keep, run
 from flambeau.optimizer.queueing import Replicas, analyse
 
 RESULTS, PLOT = ROOT / "benchmarks" / "RESULTS-autoscaler.md", ROOT / "docs" / "autoscaler-demo.png"
@@ -50,10 +50,12 @@ async def profiles(world: World) -> list[Gate]:
     for name in ("little", "big"):
         begun = time.monotonic()
         wanted = Wanted("chat", name, (1, 2, 4, 8), (16, 64, 128, 256), 30, 10)
-        result = await run(world.at, wanted, None, save=True)
+        result = await run(world.at, wanted, None)
+        await keep(world.at.management, result.performance)
         gates.append(recovered(result.performance, result.rounds, time.monotonic() - begun))
         wanted = Wanted("digits", name, (1, 2, 4), (1, 2), 1, 8)
-        await run(world.at, wanted, world.picture, save=True)
+        result = await run(world.at, wanted, world.picture)
+        await keep(world.at.management, result.performance)
     return gates
 
 

@@ -5,21 +5,25 @@ Only click is imported here: the other commands must not wait for numpy and scip
 
 import asyncio
 import json
+import signal
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from msgspec.structs import asdict
 
+from ..commands import client_for, management_url
 from .http_client import RequestFailed, Server
+
+T = TypeVar("T")
 
 
 @click.command()
 @click.argument("model")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Inference address.")
-@click.option("--management", default="http://127.0.0.1:8081", show_default=True, help="Management address.")
-@click.option(
-    "--metrics", default="http://127.0.0.1:8082", show_default=True, help="Metrics address: the worker's clock is better."
-)
+@click.option("--inference", "--url", "inference", help="The inference API; that of the server that runs here by default.")
+@management_url
+@click.option("--metrics", help="Likewise its metrics: the worker's clock is better.")
 @click.option(
     "--accelerator", default="cpu", show_default=True, help="What its worker runs on, as autoscaler.yaml names it."
 )
@@ -37,9 +41,9 @@ from .http_client import RequestFailed, Server
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the fit into a PNG (needs matplotlib).")
 def profile(
     model: str,
-    url: str,
-    management: str,
-    metrics: str,
+    inference: str | None,
+    management: str | None,
+    metrics: str | None,
     accelerator: str,
     batches: str,
     prompts: str,
@@ -52,18 +56,34 @@ def profile(
 ) -> None:
     """Measure a registered MODEL on one worker and fit how long its steps take."""
     from .profile_report import as_table, draw
-    from .profile_run import Addresses, Wanted, run
+    from .profile_run import Addresses, Wanted, keep, run
 
     wanted = Wanted(model, accelerator, _numbers(batches), _numbers(prompts), tokens, repeats)
     body = items.read_bytes() if items else None
     try:
-        at = Addresses(Server.at(url), Server.at(management), Server.at(metrics))
-        result = asyncio.run(run(at, wanted, body, save=save))
-    except (OSError, RequestFailed, TimeoutError, ValueError) as error:
-        raise click.ClickException(f"{model} can't be profiled: {error}") from None
-    click.echo(json.dumps(asdict(result.performance), indent=2) if as_json else as_table(result))
+        ask, manage = client_for("inference", inference), client_for("management", management)
+        at = Addresses(
+            Server.at(ask.inference, ask.token),
+            Server.at(manage.management, manage.token),
+            Server.at(metrics or ask.metrics),
+        )
+        result = asyncio.run(_until_told_to_stop(run(at, wanted, body)))
+        click.echo(json.dumps(asdict(result.performance), indent=2) if as_json else as_table(result))
+        if save and not asyncio.run(keep(at.management, result.performance)):
+            click.echo("The server has no autoscaler, which would keep this.", err=True)
+    except (OSError, RequestFailed, ValueError) as error:
+        raise click.ClickException(f"{model} can't be profiled: {error or 'it takes too long to answer'}") from None
+    except asyncio.CancelledError:
+        raise click.ClickException(f"{model} is not profiled: stopped by SIGTERM; its workers are as they were") from None
     if plot:
         draw(result, plot)
+
+
+async def _until_told_to_stop(work: Coroutine[Any, Any, T]) -> T:
+    """SIGTERM cancels it, as Ctrl-C does, so that it can put back what it changed."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ class Controller:
                 answer = await drive(collected, self.at.optimizer, self.at.actuator, system, spec)
         except TimeoutError:
             raise CycleFailed(f"not done within {CYCLE_SECONDS:g} s") from None
-        except (OSError, RequestFailed, ValueError, LookupError, asyncio.IncompleteReadError) as error:
+        except (OSError, RequestFailed, ValueError, LookupError) as error:
             raise CycleFailed(str(error)) from None
         return len(answer.get("allocations") or {})
 

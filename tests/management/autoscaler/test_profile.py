@@ -1,12 +1,16 @@
 """What a profile makes of its measurements; test_server drives a real one."""
 
 import asyncio
+from copy import deepcopy
 
 import pytest
 
+from flambeau.management.autoscaler import profile_run
 from flambeau.management.autoscaler.first_tokens import FirstTokens
+from flambeau.management.autoscaler.http_client import RequestFailed
 from flambeau.management.autoscaler.profile import Measured, fit_tokens
 from flambeau.management.autoscaler.profile_report import as_table
+from flambeau.management.autoscaler.profile_run import Addresses, Wanted, run
 
 
 class Metrics:
@@ -73,3 +77,69 @@ def test_two_points_say_nothing_of_the_error():
     result = fit_tokens("chat", "cpu", 8, Measured(points, points))
 
     assert "NOT TO BE TRUSTED: 1 round says nothing" in as_table(result)
+
+
+class Management:
+    """A server with a model of three workers, which autoscales it on two accelerators, as far as a profile asks."""
+
+    def __init__(self, autoscales=True):
+        self.low, self.high, self.places = 3, 5, {"big": 2, "little": 1}
+        self.scaler = {"paused": False, "dry_run": True} if autoscales else None
+        self.changes = 0
+
+    @property
+    def state(self):
+        return self.low, self.high, self.places, self.scaler
+
+    async def json(self, method, path, body=None):
+        match method, path:
+            case "GET", "/models/chat":
+                return [{"modelName": "chat", "modelVersion": "1.0", "minWorkers": self.low, "maxWorkers": self.high}]
+            case "GET", "/autoscaler" if self.scaler:
+                model = {"model": "chat", "version": "1.0", "workers": self.places}
+                return self.scaler | {"accelerators": [{"name": "big"}, {"name": "little"}], "models": [model]}
+            case "PUT", "/autoscaler":
+                self.scaler = body
+            case "POST", "/update":
+                assert self.scaler == {"paused": True, "dry_run": False}  # or nothing would be placed
+                parts = body["allocations"]["chat/1.0"]["parts"]
+                self.places = {each["accelerator"]: each["numReplicas"] for each in parts}
+                self.low = self.high = sum(self.places.values())
+            case _:
+                raise RequestFailed("404")
+        self.changes += 1
+
+    async def ask(self, method, path):
+        query = dict(each.split("=") for each in path.partition("?")[2].split("&"))
+        self.low, self.high = int(query["min_worker"]), int(query["max_worker"])
+        self.changes += 1
+
+
+@pytest.mark.parametrize("autoscales", [True, False])
+@pytest.mark.parametrize(
+    "error", [RequestFailed("the worker died"), asyncio.CancelledError()], ids=["failed", "interrupted"]
+)
+def test_a_profile_that_ends_early_leaves_the_model_as_it_was(monkeypatch, autoscales, error):
+    management = Management(autoscales)
+    before, during = deepcopy(management.state), []
+
+    async def measure(*_):
+        during.append(deepcopy(management.state))
+        raise error
+
+    monkeypatch.setattr(profile_run, "profile_tokens", measure)
+
+    with pytest.raises(type(error)):
+        asyncio.run(run(Addresses(Inference(), management), Wanted("chat", "big", (1, 2), (16, 64), 8, 1), None))
+
+    assert during[0][:2] == (1, 5) or during[0][2] == {"big": 1}
+    assert management.state == before
+
+
+def test_an_accelerator_that_nobody_has_is_told_before_anything_is_changed():
+    management = Management()
+
+    with pytest.raises(ValueError, match="no accelerator huge, but big, little"):
+        asyncio.run(run(Addresses(Inference(), management), Wanted("chat", "huge", (1, 2), (16, 64), 8, 1), None))
+
+    assert management.changes == 0

@@ -1,6 +1,7 @@
 """The whole loop on a real server: load comes and goes, workers follow, down to none and up again."""
 
 import json
+import tempfile
 import threading
 import time
 import urllib.error
@@ -10,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from click.testing import CliRunner
 
+from flambeau.management import launcher
 from flambeau.management.autoscaler.cli import profile
+from flambeau.management.commands import client_for
 
 MODEL = """
 handler: {engine: mock, max_batch_rows: 4, mock: {mode: hash, alpha: 20, beta: 2, gamma: 60, delta: 0.5}}
@@ -117,6 +120,10 @@ def test_the_autoscaler_is_paused_and_told_to_try_only(server):
 
 def test_a_profile_finds_the_planted_times_and_tells_the_autoscaler(server):
     urls = ["--url", server.client.inference, "--management", server.client.management, "--metrics", server.client.metrics]
+    before = described(server)
+    refused = CliRunner().invoke(profile, ["chat", *urls, "--accelerator", "elsewhere"])
+    assert refused.exit_code == 1 and "no accelerator elsewhere, but here" in refused.output
+    assert described(server) == before
 
     arguments = ["chat", *urls, "--accelerator", "here", "--batches", "1,4", "--prompts", "20,120", "--repeats", "2"]
     result = CliRunner().invoke(profile, [*arguments, "--tokens", "20", "--plot", str(server.folder / "fit.png")])
@@ -130,3 +137,30 @@ def test_a_profile_finds_the_planted_times_and_tells_the_autoscaler(server):
     assert known["alpha"] + 2 * known["beta"] == pytest.approx(24, rel=0.1)
     assert known["gamma"] + 100 * known["delta"] == pytest.approx(110, rel=0.1)
     assert not told["paused"]
+    assert described(server) == before
+
+
+def described(server):
+    (told,) = server.client.describe("chat")
+    return told["minWorkers"], told["maxWorkers"], len(told["workers"])
+
+
+def test_a_profile_finds_the_server_that_runs_here_and_its_keys(live_server, monkeypatch):
+    server = live_server(launcher.ARGV_MARK, "--ncs", start=False, disable_token_authorization="false")
+    path = server.folder / "config.properties"
+    path.write_text(path.read_text().replace(server.client.management, f"unix:{server.folder / 'm.sock'}"))
+    server.start()
+    monkeypatch.setattr(tempfile, "tempdir", str(server.folder / "tmp"))
+    server.archive("echo")
+    server.wait(launcher.running)
+    client_for("management").register("echo", initial_workers=1)
+    (server.folder / "item").write_text("hi")
+    arguments = ["echo", "--items", str(server.folder / "item"), "--batches", "1,2", "--repeats", "1"]
+
+    result = CliRunner().invoke(profile, arguments)
+
+    assert result.exit_code == 0, result.output
+    assert "echo on cpu" in result.output and "no autoscaler" in result.output
+    monkeypatch.setenv("FLAMBEAU_MANAGEMENT_KEY", "another")
+    refused = CliRunner().invoke(profile, arguments)
+    assert refused.exit_code == 1 and "401" in refused.output

@@ -183,8 +183,10 @@ class Server:
 
     async def stop(self) -> None:
         """Unready first, then the data plane drains, then its workers, then what told them what to do."""
-        if not self._standing:
-            return  # it refused before it had started anything
+        if not self._standing:  # it refused before it had started anything
+            if hasattr(self, "_runtime"):
+                self._runtime.remove()
+            return
         logger.info("Stopping")
         if self._cluster:
             await self._cluster.stop()

@@ -9,6 +9,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from ...optimizer.wire import WireError, parse
+from .config import LONGEST_PERIOD, SHORTEST_PERIOD
 from .inferno import collected, update
 from .loop import Autoscaler
 from .performance import Performance
@@ -36,8 +37,12 @@ def blueprint(autoscaler: Autoscaler, call: Call) -> Blueprint:
             if not isinstance(asked.get(key, False), bool):
                 return _json({"message": f"{key}: expected true or false"}, 400)
         period = asked.get("period_seconds", autoscaler.config.period_seconds)
-        if isinstance(period, bool) or not isinstance(period, int | float) or not 0.1 <= period <= 86400:
-            return _json({"message": "period_seconds: expected 0.1 to 86400"}, 400)
+        if (
+            isinstance(period, bool)
+            or not isinstance(period, int | float)
+            or not SHORTEST_PERIOD <= period <= LONGEST_PERIOD
+        ):
+            return _json({"message": f"period_seconds: expected {SHORTEST_PERIOD:g} to {LONGEST_PERIOD:g}"}, 400)
         return _json(call(_inside(lambda: _change(autoscaler, asked, float(period)))))
 
     @api.post("/autoscaler/performance")

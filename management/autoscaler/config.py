@@ -11,8 +11,12 @@ from typing import Any
 
 import yaml
 
+from ..errors import SettingsError
 
-class AutoscalerConfigError(ValueError):
+SHORTEST_PERIOD, LONGEST_PERIOD = 0.1, 86400.0  # seconds
+
+
+class AutoscalerConfigError(SettingsError):
     """A key or a value that can't be used; says which."""
 
 
@@ -74,9 +78,11 @@ class Slo:
 def read_config(path: Path) -> AutoscalerConfig:
     try:
         document = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise AutoscalerConfigError(f"{path}: {error}") from None
     config = _typed(AutoscalerConfig, document, str(path), {"accelerators", "prometheus"})
+    if not SHORTEST_PERIOD <= config.period_seconds <= LONGEST_PERIOD:
+        raise AutoscalerConfigError(f"{path}: period_seconds: expected {SHORTEST_PERIOD:g} to {LONGEST_PERIOD:g}")
     listed = document.get("accelerators") or []
     if not isinstance(listed, list):
         raise AutoscalerConfigError(f"{path}: accelerators: not a list")
@@ -153,7 +159,7 @@ def _cast(known: Any, value: Any, where: str) -> Any:
     kind = known.type
     if (kind is bool and isinstance(value, bool)) or (kind is str and isinstance(value, str)):
         return value
-    number = kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    number = kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63
     if number and (kind is float or value == int(value)):
         return kind(value)
     raise AutoscalerConfigError(f"{where}: {value!r} can't be used as {kind.__name__}")

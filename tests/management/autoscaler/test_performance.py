@@ -96,7 +96,10 @@ def test_without_accelerators_it_is_this_machine(tmp_path):
         pytest.param("accelerators: [{capacity: 3}]", "name is missing", id="no name"),
         pytest.param("accelerators: [{name: a}, {name: a}]", "given twice", id="a name twice"),
         pytest.param("accelerators: [{name: a, cores: [4096]}]", "may not use 4096", id="cores of elsewhere"),
+        pytest.param("period_seconds: 0", "expected 0.1 to 86400", id="no pause at all"),
+        pytest.param("max_step_down: .inf", "inf can't be used as int", id="endless steps"),
         pytest.param("[", "autoscaler.yaml", id="no YAML"),
+        pytest.param("dry_run: \x00", "autoscaler.yaml", id="no text"),
     ],
 )
 def test_a_configuration_which_cannot_be_used_is_refused(tmp_path, text, complaint):

@@ -145,6 +145,17 @@ def described(server):
     return told["minWorkers"], told["maxWorkers"], len(told["workers"])
 
 
+def test_a_file_that_cannot_be_used_is_one_sentence_and_leaves_nothing_behind(live_server):
+    server = live_server("--ncs", start=False, autoscaler_config="scaler.yaml")
+    (server.folder / "scaler.yaml").write_text("perod_seconds: 3")
+
+    server.start()
+
+    assert server.process.returncode == 1
+    assert server.said() == "flambeau: scaler.yaml: unknown key perod_seconds\n"
+    assert list((server.folder / "tmp").iterdir()) == []
+
+
 def test_a_profile_finds_the_server_that_runs_here_and_its_keys(live_server, monkeypatch):
     server = live_server(launcher.ARGV_MARK, "--ncs", start=False, disable_token_authorization="false")
     path = server.folder / "config.properties"

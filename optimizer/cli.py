@@ -38,7 +38,9 @@ def serve(stateful: bool, host: str | None, port: int | None) -> None:
 @click.option("--heterogeneous", is_flag=True, help="With --exact: let several accelerators share a server.")
 @click.option("--unlimited", is_flag=True, help="As if capacity had no end.")
 @click.option("--explain", is_flag=True, help="Say of each accelerator why or why not.")
-@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into a PNG (needs matplotlib).")
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into a PNG (needs the extra plot)."
+)
 @click.option("--what-if", type=FILE, help="Another system: what would change from the first to it.")
 def solve(
     system: Path,
@@ -53,11 +55,14 @@ def solve(
     """Allocate for a system in a file: the same JSON which /optimizeOne takes."""
     from . import report
     from .milp import SolverError
+    from .pictures import NoPicture, figure_type
     from .wire import WireError
 
     options = {"milp_solver": exact, "partial": exact or None, "heterogeneous": heterogeneous, "unlimited": unlimited}
     given = {name: value for name, value in options.items() if value}
     try:
+        if picture:
+            figure_type()
         solved = report.solve_file(system, given, explain=explain)
         other = report.solve_file(what_if, given) if what_if else None
         if other and as_json:
@@ -70,7 +75,7 @@ def solve(
             report.print_tables(solved)
         if picture:
             report.draw(solved, picture)
-    except (WireError, SolverError, report.NoPicture) as error:
+    except (WireError, SolverError, NoPicture) as error:
         raise click.ClickException(str(error)) from None
 
 

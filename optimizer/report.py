@@ -13,6 +13,7 @@ from rich.table import Table
 
 from .candidate import Candidate
 from .explain import difference, explanations
+from .pictures import figure_type, save
 from .routes import system_of
 from .solver import Solution, optimize, solution_body
 from .system import OptimizerSpec, System
@@ -21,10 +22,6 @@ from .wire import encode, parse
 
 _BAR = 20  # characters
 WIDE = 110  # columns: narrower terminals have no room for each server's bars
-
-
-class NoPicture(Exception):
-    """Drawing needs what is not installed."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +181,7 @@ def _accelerators(solved: Solved) -> Table:
 
 def draw(solved: Solved, path: Path) -> None:
     """Cost and replicas by accelerator, and each server's headroom."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoPicture("drawing needs matplotlib: pip install 'flambeau[bench]'") from None
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = figure_type()(figsize=(11, 4.5), layout="constrained")
     cost, count, room = figure.subplots(1, 3, width_ratios=[1, 1, 2])
     for axes, title, bars in (
         (cost, f"cost: {solved.solution.cost:,.0f}", cost_by_accelerator(solved.solution)),
@@ -198,7 +191,7 @@ def draw(solved: Solved, path: Path) -> None:
         axes.set_title(title)
         axes.spines[["top", "right"]].set_visible(False)
     _draw_headroom(solved, room)
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _draw_headroom(solved: Solved, axes: Any) -> None:

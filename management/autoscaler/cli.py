@@ -38,7 +38,9 @@ T = TypeVar("T")
 )
 @click.option("--save/--no-save", default=True, help="Give the result to the server's autoscaler.")
 @click.option("--json", "as_json", is_flag=True)
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the fit into a PNG (needs matplotlib).")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the fit into a PNG (needs the extra plot)."
+)
 def profile(
     model: str,
     inference: str | None,
@@ -55,12 +57,15 @@ def profile(
     plot: Path | None,
 ) -> None:
     """Measure a registered MODEL on one worker and fit how long its steps take."""
+    from ...optimizer.pictures import NoPicture, figure_type
     from .profile_report import as_table, draw
     from .profile_run import Addresses, Wanted, keep, run
 
     wanted = Wanted(model, accelerator, _numbers(batches), _numbers(prompts), tokens, repeats)
     body = items.read_bytes() if items else None
     try:
+        if plot:
+            figure_type()
         ask, manage = client_for("inference", inference), client_for("management", management)
         at = Addresses(
             Server.at(ask.inference, ask.token),
@@ -71,12 +76,14 @@ def profile(
         click.echo(json.dumps(asdict(result.performance), indent=2) if as_json else as_table(result))
         if save and not asyncio.run(keep(at.management, result.performance)):
             click.echo("The server has no autoscaler, which would keep this.", err=True)
+        if plot:
+            draw(result, plot)
+    except NoPicture as error:
+        raise click.ClickException(str(error)) from None
     except (OSError, RequestFailed, ValueError) as error:
         raise click.ClickException(f"{model} can't be profiled: {error or 'it takes too long to answer'}") from None
     except asyncio.CancelledError:
         raise click.ClickException(f"{model} is not profiled: stopped by SIGTERM; its workers are as they were") from None
-    if plot:
-        draw(result, plot)
 
 
 async def _until_told_to_stop(work: Coroutine[Any, Any, T]) -> T:

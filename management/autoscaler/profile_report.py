@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ...optimizer.pictures import figure_type, save
 from .fit import Line
 from .profile import Profile
 
@@ -49,12 +50,10 @@ def _line(what: str, names: tuple[str, str], unit: str, line: Line) -> str:
 
 def draw(profile: Profile, path: Path) -> None:
     """The points and the lines through them."""
-    from matplotlib.figure import Figure
-
     drawn = [("prefill", _unit(profile), profile.measured.prefill, profile.prefill)]
     if profile.decode is not None:
         drawn.insert(0, ("decode step", "streams", profile.measured.decode, profile.decode))
-    figure = Figure(figsize=(5 * len(drawn), 4), layout="constrained")
+    figure = figure_type()(figsize=(5 * len(drawn), 4), layout="constrained")
     for axes, (title, unit, points, line) in zip(_axes(figure, len(drawn)), drawn, strict=True):
         xs = sorted({x for x, _ in points})
         axes.plot([x for x, _ in points], [y for _, y in points], ".", color="#2d6a4f", alpha=0.5)
@@ -62,7 +61,7 @@ def draw(profile: Profile, path: Path) -> None:
         axes.set(title=title, xlabel=unit, ylabel="ms", ylim=(0, 1.5 * line.at(xs[-1])))  # far off is far off
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    save(figure, path, dpi=110)
 
 
 def _axes(figure: Any, count: int) -> list[Any]:

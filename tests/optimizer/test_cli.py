@@ -51,6 +51,22 @@ def test_solve_prints_what_the_rest_would_answer(system):
     assert json.loads(result.output)["allocations"].keys() == {"one", "two"}
 
 
+def test_what_is_missing_for_a_picture_is_told_first(system, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    result = CliRunner().invoke(optimizer, ["solve", str(system), "--picture", str(tmp_path / "picture.png")])
+
+    assert result.exit_code == 1 and result.output.startswith("Error: drawing needs matplotlib")
+    assert "flambeau[plot]" in result.output
+
+
+@pytest.mark.parametrize("place", ["missing/picture.png", "picture.docx"])
+def test_a_picture_that_cannot_be_written_is_told(system, tmp_path, place):
+    result = CliRunner().invoke(optimizer, ["solve", str(system), "--picture", str(tmp_path / place)])
+
+    assert result.exit_code == 1 and "one" in result.output and place in result.output
+
+
 def test_solve_draws_a_picture(system, tmp_path):
     result = CliRunner().invoke(optimizer, ["solve", str(system), "--picture", str(tmp_path / "picture.png")])
 

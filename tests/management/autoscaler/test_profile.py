@@ -1,11 +1,14 @@
 """What a profile makes of its measurements; test_server drives a real one."""
 
 import asyncio
+import sys
 from copy import deepcopy
 
 import pytest
+from click.testing import CliRunner
 
 from flambeau.management.autoscaler import profile_run
+from flambeau.management.autoscaler.cli import profile
 from flambeau.management.autoscaler.first_tokens import FirstTokens
 from flambeau.management.autoscaler.http_client import RequestFailed
 from flambeau.management.autoscaler.profile import Measured, fit_tokens
@@ -77,6 +80,14 @@ def test_two_points_say_nothing_of_the_error():
     result = fit_tokens("chat", "cpu", 8, Measured(points, points))
 
     assert "NOT TO BE TRUSTED: 1 round says nothing" in as_table(result)
+
+
+def test_what_is_missing_for_a_picture_is_told_before_anything_is_asked(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    result = CliRunner().invoke(profile, ["chat", "--management", "http://127.0.0.1:1", "--plot", "fit.png"])
+
+    assert result.exit_code == 1 and result.output.startswith("Error: drawing needs matplotlib")
 
 
 class Management:

@@ -37,12 +37,16 @@ def create_app(store: Store | None = None, *, stateful: bool, hosts: frozenset[s
     owner = store or Store()
     routes = offered(stateful=stateful)
     for route in routes:
-        app.add_url_rule(_flask_path(route.path), route.verb + route.path, _view(route, owner), methods=[route.verb])
+        app.add_url_rule(
+            _flask_path(route.path), route.verb + route.path, _view(route, owner), methods=[route.verb],
+            provide_automatic_options=False,
+        )  # fmt: skip
     app.add_url_rule("/openapi.json", "openapi", lambda: answer(document(routes)))
     app.add_url_rule("/docs", "docs", lambda: Response(page(routes), mimetype="text/html"))
     known = _prefixes(route.path for route in routes)
     for status in (404, 405):
         app.register_error_handler(status, lambda _: _not_found(known))
+    app.register_error_handler(500, lambda _: answer({"message": "the server failed; its log says how"}, 500))
     for kind in STATUS:
         app.register_error_handler(kind, _told)
     app.register_error_handler(BareError, lambda error: answer(error.message, error.status))

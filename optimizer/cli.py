@@ -90,9 +90,10 @@ def simulate(traces: Path, system: Path, as_json: bool, seed: int) -> None:
     TRACES is a CSV with the columns server, arrival (seconds), in_tokens, out_tokens.
     """
     from . import simulation_report
+    from .milp import SolverError
     from .wire import WireError
 
     try:
         click.echo(simulation_report.run(traces, system, seed=seed, as_json=as_json))
-    except (WireError, simulation_report.TraceError) as error:
+    except (WireError, SolverError, simulation_report.TraceError) as error:
         raise click.ClickException(str(error)) from None

@@ -1,5 +1,6 @@
 """What each path of the REST does with the store; knows nothing of HTTP but method and path."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -144,11 +145,9 @@ def _get_class(store: Store, name: str) -> Any:
 
 
 def _add_class(store: Store, name: str, priority: str) -> Any:
-    try:
-        number = int(priority)
-    except ValueError:
-        raise BodyError(f"service class priority {priority} invalid", []) from None
-    return store.add_class(name, number)
+    if not re.fullmatch("[+-]?[0-9]{1,18}", priority):
+        raise BodyError(f"service class priority {priority} invalid", [])
+    return store.add_class(name, int(priority))
 
 
 def _remove_class(store: Store, name: str) -> Any:

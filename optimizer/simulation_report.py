@@ -34,8 +34,11 @@ class Compared:
 
 
 def run(traces: Path, system: Path, *, seed: int, as_json: bool) -> str:
-    with traces.open(newline="") as lines:
-        requests = read(lines)
+    with traces.open(newline="", encoding="utf-8-sig") as lines:
+        try:
+            requests = read(lines)
+        except (UnicodeError, csv.Error) as error:
+            raise TraceError(f"{traces}: no CSV: {error}") from None
     data = system_of(parse(system.read_bytes()))
     known = System.of(data)
     if unknown := requests.keys() - known.servers.keys():

@@ -6,7 +6,18 @@ The published tool accepts all of these in silence; so do we, unless the caller 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from .system import FREE_CLASS, LOWEST_PRIORITY, AcceleratorSpec, PerfData, ServerSpec, SystemData
+from .system import (
+    FREE_CLASS,
+    LOWEST_PRIORITY,
+    AcceleratorSpec,
+    ModelTarget,
+    OptimizerSpec,
+    PerfData,
+    ServerSpec,
+    ServiceClassSpec,
+    Stabilisation,
+    SystemData,
+)
 
 POLICIES = ("", "None", "PriorityExhaustive", "PriorityRoundRobin", "RoundRobin")
 
@@ -18,7 +29,8 @@ def problems(data: SystemData) -> list[str]:
     servers = data.server_data.servers or ()
     counts = data.capacity_data.count or ()
     types = {each.type for each in counts}
-    policy = data.optimizer_data.optimizer.saturation_policy
+    options = data.optimizer_data.optimizer
+    policy = options.saturation_policy
     return [
         *_names("accelerator", (each.name for each in accelerators)),
         *_names("capacity", (each.type for each in counts)),
@@ -33,7 +45,9 @@ def problems(data: SystemData) -> list[str]:
             for each in classes
             if not 1 <= each.priority <= LOWEST_PRIORITY
         ),
+        *(problem for each in classes for target in each.model_targets for problem in _of_target(each, target)),
         *(problem for each in servers for problem in _of_server(each, data)),
+        *_of_options(options),
         *([f"saturationPolicy {policy} is not one of {', '.join(POLICIES[1:])}"] if policy not in POLICIES else []),
     ]
 
@@ -67,10 +81,32 @@ def _of_perf(perf: PerfData, accelerators: set[str]) -> Iterator[str]:
         "delta": perf.prefill_parms.delta,
         "maxBatchSize": perf.max_batch_size,
         "atTokens": perf.at_tokens,
+        "weightsMemory": perf.weights_memory or 0.0,
+        "kvBytesPerToken": perf.kv_bytes_per_token or 0.0,
     }
     yield from (f"{what}: {name} {value:g} is negative" for name, value in numbers.items() if value < 0)
     if not any(numbers[name] for name in ("alpha", "beta", "gamma", "delta")):
         yield f"{what}: decodeParms and prefillParms are all zero"
+
+
+def _of_target(given: ServiceClassSpec, target: ModelTarget) -> Iterator[str]:
+    what = f"service class {given.name}, model {target.model}"
+    numbers = {"slo-itl": target.slo_itl, "slo-ttft": target.slo_ttft, "slo-tps": target.slo_tps}
+    yield from (f"{what}: {name} {value:g} is negative" for name, value in numbers.items() if value < 0)
+    if target.percentile and not 50 <= target.percentile < 100:
+        yield f"{what}: percentile {target.percentile:g} is not from 50 to below 100, such as 95"
+
+
+def _of_options(options: OptimizerSpec) -> Iterator[str]:
+    how = options.stabilisation or Stabilisation()
+    numbers = {
+        "timeLimit": options.time_limit,
+        "powerWeight": options.power_weight,
+        "scaleDownRatio": how.scale_down_ratio,
+        "maxStepUp": how.max_step_up,
+        "maxStepDown": how.max_step_down,
+    }
+    yield from (f"{name} {value:g} is negative" for name, value in numbers.items() if value is not None and value < 0)
 
 
 def _of_server(server: ServerSpec, data: SystemData) -> Iterator[str]:

@@ -59,10 +59,14 @@ def _camel(name: str) -> str:
 def parse(text: str | bytes) -> Any:
     """The first JSON value of a body; what follows it is not read."""
     try:
-        text = text.decode() if isinstance(text, bytes) else text
-        value, _ = _DECODER.raw_decode(text.lstrip())
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"not JSON: {error}") from None
+        text = (text.decode("utf-8-sig") if isinstance(text, bytes) else text).lstrip()
+        value, _ = _DECODER.raw_decode(text)
+    except UnicodeDecodeError as error:
+        raise WireError(f"not JSON: byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise WireError("not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise WireError(f"not JSON: {error if text else 'nothing is there'}") from None
     return value
 
 
@@ -109,9 +113,22 @@ def _decode_scalar(kind: type, item: Any, where: str) -> Any:
             return float(item)
         if item == int(item):
             return int(item)
-    elif kind in (str, bool) and isinstance(item, kind):
+    elif kind is bool and isinstance(item, bool):
+        return item
+    elif kind is str and isinstance(item, str):
+        if not _is_text(item):
+            raise WireError(f"{where}: {_shown(item)} holds half a character")
         return item
     raise WireError(f"{where}: expected {_WORDS[kind]}, got {_shown(item)}")
+
+
+def _is_text(item: str) -> bool:
+    """JSON can say half of a surrogate pair, but no answer could hold it."""
+    try:
+        item.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

@@ -131,6 +131,8 @@ def read_slo(model_yaml: Mapping[str, Any]) -> Slo | None:
         section = {**section, "service_class": section["class"]}
         section.pop("class")
     slo: Slo = _typed(Slo, section, "slo", set())
+    if slo.percentile and not 50 <= slo.percentile < 100:
+        raise AutoscalerConfigError(f"slo.percentile: {slo.percentile:g} is not from 50 to below 100, such as 95")
     return slo
 
 

@@ -162,6 +162,8 @@ async def _regularly(controller: Controller, period: float) -> None:
             await _once(controller)
         except CycleFailed as error:
             logger.warning("A cycle is skipped: %s", error)
+        except Exception:  # whatever a service answers, the next cycle may find better
+            logger.exception("A cycle is skipped")
         await asyncio.sleep(period)
 
 

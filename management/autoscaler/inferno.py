@@ -98,5 +98,7 @@ async def drive(
         return {}
     body = encode(system.data(spec)) | {"serverData": {"servers": collected["servers"]}}
     answer: dict[str, Any] = await optimizer.json("POST", "/optimizeOne", {"system": body})
+    if not isinstance(answer, dict) or not isinstance(answer.get("allocations"), dict):
+        raise ValueError("the optimizer's answer has no allocations")  # told on, they would stop everything
     await actuator.json("POST", "/update", answer | {"kube-resources": collected.get("kube-resources") or {}})
     return answer

@@ -109,6 +109,9 @@ def test_what_is_done_differently_is_done_better():
         pytest.param("/setServers", '{"servers": {}}', "body.servers: expected a list, got {}", id="an object for a list"),
         pytest.param("/setServers", "[" * 100_000, "not JSON", id="nested without end"),
         pytest.param("/setServers", b"\xff", "not JSON", id="not text"),
+        pytest.param("/addServer", "", "nothing is there", id="nothing"),
+        pytest.param("/addServer", r'{"name": "\ud800"}', "body.name: ", id="half a character"),
+        pytest.param("/addServer", '{"minNumReplicas": 1' + "0" * 5000 + "}", "not JSON", id="a number without end"),
         pytest.param("/whatIf", "{}", "body.before: expected a system", id="nothing to compare"),
     ],
 )
@@ -117,6 +120,32 @@ def test_a_body_which_cannot_be_read_is_told_where(path, body, complaint):
 
     assert response.status_code == 400
     assert complaint in response.json["message"]
+
+
+def test_a_byte_order_mark_is_no_fault():
+    response = create_app(stateful=True).test_client().post("/addServer", data='\ufeff{"name": "s"}'.encode())
+
+    assert response.json["name"] == "s"
+
+
+@pytest.mark.parametrize("priority", ["1_0", " 5", "５", "1e1", "9" * 20])
+def test_a_priority_is_a_plain_number(priority):
+    response = create_app(stateful=True).test_client().get(f"/addServiceClass/c/{priority}")
+
+    assert response.status_code == 400 and response.json == {"message": f"service class priority {priority} invalid"}
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "PUT", "DELETE"])
+def test_other_methods_are_not_found(method):
+    assert create_app(stateful=True).test_client().open("/addServer", method=method).status_code == 404
+
+
+def test_a_failure_of_ours_is_told_in_json(monkeypatch):
+    monkeypatch.setattr(store, "optimize", lambda system, spec: 1 / 0)
+
+    response = create_app(stateful=True).test_client().post("/optimize", json={})
+
+    assert response.status_code == 500 and "Traceback" not in response.text and response.json["message"]
 
 
 def test_whole_numbers_may_be_written_with_a_point():
@@ -189,6 +218,26 @@ def test_where_other_machines_may_ask_any_name_will_do():
     client = create_app(stateful=True, hosts=answered(["0.0.0.0"])).test_client()
 
     assert client.get("/getServers", headers={"Host": "optimizer.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        pytest.param({"percentile": 0.95}, "percentile 0.95 is not from 50 to below 100", id="a share for a percentile"),
+        pytest.param({"slo-ttft": -1}, "slo-ttft -1 is negative", id="a negative target"),
+        pytest.param({"timeLimit": -2}, "timeLimit -2 is negative", id="a negative option"),
+        pytest.param({"stabilisation": {"maxStepUp": -2}}, "maxStepUp -2 is negative", id="a step the other way"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_problems(part, problem):
+    targets = {
+        "serviceClassData": {"serviceClasses": [{"name": "c", "priority": 1, "modelTargets": [{"model": "m"} | part]}]}
+    }
+    body = targets | {"optimizerData": {"optimizer": part}}
+
+    (told,) = create_app(stateful=False).test_client().post("/validate", json=body).json["problems"]
+
+    assert told.endswith(problem) or problem in told
 
 
 def test_a_decision_explains_itself_when_asked():

@@ -100,13 +100,24 @@ def test_the_command_compares_what_is_predicted_and_what_is_simulated(tmp_path):
         pytest.param("server,arrival,in_tokens,out_tokens\ns,soon,1,1", "line 2: arrival", id="a word for a number"),
         pytest.param("server,arrival,in_tokens,out_tokens\ns,1,1,0", "line 2: token counts", id="nothing out"),
         pytest.param("server,arrival,in_tokens,out_tokens\nx,1,1,1", "lacks: x", id="an unknown server"),
+        pytest.param("\udcff", "no CSV", id="no text"),
     ],
 )
 def test_traces_which_cannot_be_used_are_told_by_line(tmp_path, traces, complaint):
     (tmp_path / "system.json").write_text(json.dumps(SYSTEM))
-    (tmp_path / "traces.csv").write_text(traces)
+    (tmp_path / "traces.csv").write_bytes(traces.encode(errors="surrogateescape"))
 
     result = CliRunner().invoke(simulate_command, [str(tmp_path / "traces.csv"), str(tmp_path / "system.json")])
 
     assert result.exit_code == 1
     assert complaint in result.output
+
+
+def test_a_system_that_cannot_be_solved_is_told(tmp_path):
+    options = {"optimizerData": {"optimizer": {"milpSolver": True}}, "capacityData": {"count": [{"type": "A", "count": 0}]}}
+    (tmp_path / "system.json").write_text(json.dumps(SYSTEM | options))
+    (tmp_path / "traces.csv").write_text("server,arrival,in_tokens,out_tokens\ns,1,0,60\ns,2,0,60")
+
+    result = CliRunner().invoke(simulate_command, [str(tmp_path / "traces.csv"), str(tmp_path / "system.json")])
+
+    assert result.exit_code == 1 and "INFEASIBLE" in result.output

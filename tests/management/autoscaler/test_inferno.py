@@ -109,6 +109,14 @@ def test_an_empty_collection_changes_nothing(fleet, tmp_path, monkeypatch):
     assert fleet.updates == []
 
 
+def test_an_optimizer_that_answers_nothing_stops_nothing(fleet, tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "do_POST", lambda self: self.answer(200, b"{}"))
+
+    result = CliRunner().invoke(control, [str(tmp_path), "--once"])
+
+    assert result.exit_code == 1 and "no allocations" in result.output
+
+
 def test_a_cycle_which_fails_says_why_and_changes_nothing(fleet, tmp_path):
     (tmp_path / "capacity-data.json").write_text('{"count": 3}')
 

@@ -114,5 +114,7 @@ def test_a_model_says_its_objectives_in_its_yaml():
 
     assert (slo.service_class, slo.itl_ms, slo.percentile, slo.idle_seconds) == ("premium", 30, 95, 60)
     assert read_slo({}) is None
+    with pytest.raises(AutoscalerConfigError, match=r"0\.95 is not from 50 to below 100"):
+        read_slo({"slo": {"itl_ms": 30, "percentile": 0.95}})
     with pytest.raises(AutoscalerConfigError, match="unknown key itl"):
         read_slo({"slo": {"itl": 30}})

@@ -61,6 +61,10 @@ def parse(text: str | bytes) -> Any:
     try:
         text = (text.decode("utf-8-sig") if isinstance(text, bytes) else text).lstrip()
         value, _ = _DECODER.raw_decode(text)
+        if "\\ud" in text or "\\uD" in text:  # half of a surrogate pair can be said in JSON, but no answer can hold it
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise WireError("half a character (a lone surrogate) in a string") from None
     except UnicodeDecodeError as error:
         raise WireError(f"not JSON: byte {error.start} is not UTF-8") from None
     except RecursionError:
@@ -113,22 +117,9 @@ def _decode_scalar(kind: type, item: Any, where: str) -> Any:
             return float(item)
         if item == int(item):
             return int(item)
-    elif kind is bool and isinstance(item, bool):
-        return item
-    elif kind is str and isinstance(item, str):
-        if not _is_text(item):
-            raise WireError(f"{where}: {_shown(item)} holds half a character")
+    elif kind in (str, bool) and isinstance(item, kind):
         return item
     raise WireError(f"{where}: expected {_WORDS[kind]}, got {_shown(item)}")
-
-
-def _is_text(item: str) -> bool:
-    """JSON can say half of a surrogate pair, but no answer could hold it."""
-    try:
-        item.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(value: Any) -> str:

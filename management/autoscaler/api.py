@@ -29,7 +29,10 @@ def blueprint(autoscaler: Autoscaler, call: Call) -> Blueprint:
     @api.put("/autoscaler")
     def change() -> Response:
         """PUT /autoscaler: paused, dry_run, period_seconds."""
-        asked = request.get_json(silent=True, force=True)
+        try:
+            asked = parse(request.get_data())
+        except WireError as error:
+            return _json({"message": str(error)}, 400)
         if not isinstance(asked, dict) or asked.keys() - CHANGEABLE:
             told = ", ".join(sorted(asked.keys() - CHANGEABLE)) if isinstance(asked, dict) else "something else"
             return _json({"message": f"expected {', '.join(sorted(CHANGEABLE))} in an object, got {told}"}, 400)

@@ -24,9 +24,9 @@ Time = Annotated[float, msgspec.Meta(ge=0)]
 class Performance(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Milliseconds: a decode step alpha + beta·n, a prefill gamma + delta·tokens·n. R² says how straight the lines were."""
 
-    model: str
-    accelerator: str
-    max_batch: Annotated[int, msgspec.Meta(ge=1)]
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    accelerator: Annotated[str, msgspec.Meta(min_length=1)]
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     alpha: Time = 0.0
     beta: Time = 0.0
     gamma: Time = 0.0

@@ -110,7 +110,8 @@ def test_what_is_done_differently_is_done_better():
         pytest.param("/setServers", "[" * 100_000, "not JSON", id="nested without end"),
         pytest.param("/setServers", b"\xff", "not JSON", id="not text"),
         pytest.param("/addServer", "", "nothing is there", id="nothing"),
-        pytest.param("/addServer", r'{"name": "\ud800"}', "body.name: ", id="half a character"),
+        pytest.param("/addServer", r'{"name": "\ud800"}', "half a character", id="half a character"),
+        pytest.param("/addServer", r'{"\uDFFF": {}}', "half a character", id="half a character for a key"),
         pytest.param("/addServer", '{"minNumReplicas": 1' + "0" * 5000 + "}", "not JSON", id="a number without end"),
         pytest.param("/whatIf", "{}", "body.before: expected a system", id="nothing to compare"),
     ],
@@ -120,6 +121,12 @@ def test_a_body_which_cannot_be_read_is_told_where(path, body, complaint):
 
     assert response.status_code == 400
     assert complaint in response.json["message"]
+
+
+def test_characters_beyond_the_basic_plane_may_be_escaped():
+    response = create_app(stateful=True).test_client().post("/addServer", data=r'{"name": "\ud83d\ude00 \\ud800"}')
+
+    assert response.json["name"] == "😀 \\ud800"
 
 
 def test_a_byte_order_mark_is_no_fault():

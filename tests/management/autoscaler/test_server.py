@@ -103,7 +103,12 @@ def test_the_autoscaler_is_paused_and_told_to_try_only(server):
     ask(server, "PUT", "/autoscaler", {"dry_run": False})
     ask(server, "POST", "/update", {"allocations": {"chat/1.0": {"accelerator": "here", "numReplicas": 2}}})
     assert len(server.workers("chat")) == 2
-    for code, body in ((404, {"allocations": {"chat/1.0": {"numReplicas": "two"}}}), (404, []), (500, MINUS_TWO)):
+    for code, body in (
+        (404, {"allocations": {"chat/1.0": {"numReplicas": "two"}}}),
+        (404, []),
+        (404, {"allocations": {"\ud800": {}}}),
+        (500, MINUS_TWO),
+    ):
         with pytest.raises(urllib.error.HTTPError, match=str(code)):
             ask(server, "POST", "/update", body)
     assert len(server.workers("chat")) == 2
@@ -112,7 +117,9 @@ def test_the_autoscaler_is_paused_and_told_to_try_only(server):
         ("PUT", "/autoscaler", {"pause": True}),
         ("PUT", "/autoscaler", {"period_seconds": "soon"}),
         ("POST", "/autoscaler/performance", KNOWN | {"alpha": -1}),
+        ("PUT", "/autoscaler", {"\ud800": 1}),
         ("POST", "/autoscaler/performance", KNOWN | {"maxBatch": 0}),
+        ("POST", "/autoscaler/performance", KNOWN | {"maxBatch": 10**20}),
     ):
         with pytest.raises(urllib.error.HTTPError, match="400"):
             ask(server, method, path, body)

@@ -12,11 +12,15 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import click
 
 from ...hosts import answered, name_of, same_site
+from .. import sockets
+from ..addresses import Address
+from ..errors import StartError
 from .http_client import RequestFailed, Server
 
 logger = logging.getLogger(__name__)
@@ -127,32 +131,33 @@ def control(data: Path, period: float, once: bool, prometheus: str | None) -> No
     """
     try:
         controller, own = Controller(data, services(os.environ), prometheus), listening(os.environ, period)
-    except ValueError as error:
+        opened = sockets.listen(own) if own and not once else None
+    except (ValueError, StartError) as error:
         raise click.ClickException(str(error)) from None
     try:
-        asyncio.run(_once(controller) if once else _run(controller, period, own))
+        asyncio.run(_once(controller) if once else _run(controller, period, opened, answered([own.host] if own else [])))
     except CycleFailed as error:
         raise click.ClickException(str(error)) from None
 
 
-def listening(environ: Mapping[str, str], period: float) -> tuple[str, int] | None:
+def listening(environ: Mapping[str, str], period: float) -> Address | None:
     """Where GET /invoke is answered; None: nowhere."""
     host, port = environ.get("CONTROLLER_HOST"), environ.get("CONTROLLER_PORT")
     if not (host or port) and period:
         return None
     if port and not (port.isdecimal() and int(port) < 65536):
         raise ValueError(f"CONTROLLER_PORT={port}: not a port")
-    return host or "localhost", int(port or DEFAULT_PORT)
+    return Address("http", host or "localhost", int(port or DEFAULT_PORT))
 
 
 async def _once(controller: Controller) -> None:
     click.echo(f"{await controller.cycle()} servers have an allocation")
 
 
-async def _run(controller: Controller, period: float, own: tuple[str, int] | None) -> None:
+async def _run(controller: Controller, period: float, opened: socket | None, hosts: frozenset[str] | None) -> None:
     """Until interrupted."""
     regularly = [_regularly(controller, period)] if period else []
-    when_asked = [_listen(controller, *own)] if own else []
+    when_asked = [_listen(Invoke(controller, hosts), opened)] if opened else []
     await asyncio.gather(*regularly, *when_asked)
 
 
@@ -167,13 +172,12 @@ async def _regularly(controller: Controller, period: float) -> None:
         await asyncio.sleep(period)
 
 
-async def _listen(controller: Controller, host: str, port: int) -> None:
+async def _listen(app: Invoke, opened: socket) -> None:
     import uvicorn
 
-    app = Invoke(controller, answered([host]))
-    click.echo(f"http://{host}:{port}/invoke", err=True)
-    await uvicorn.Server(
-        uvicorn.Config(
-            app, host, port, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=GRACE_SECONDS
-        )
-    ).serve()
+    host, port, *_ = opened.getsockname()
+    click.echo(f"GET {Address('http', host, port).url}/invoke runs a cycle", err=True)
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=GRACE_SECONDS
+    )  # fmt: skip
+    await uvicorn.Server(config).serve([opened])

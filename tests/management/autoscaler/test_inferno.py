@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,6 +10,7 @@ import uvicorn
 from click.testing import CliRunner
 
 from flambeau.hosts import answered
+from flambeau.management.addresses import Address
 from flambeau.management.autoscaler.controller import Controller, Invoke, control, listening, services
 from flambeau.management.autoscaler.observe import Observed
 from flambeau.management.autoscaler.prometheus import PrometheusObserver
@@ -168,7 +170,7 @@ def test_nothing_else_starts_a_cycle(fleet, listener, method, path, headers, sta
     ],
 )
 def test_the_controller_listens_where_it_is_told_to(environment, period, expected):
-    assert listening(environment, period) == expected
+    assert listening(environment, period) == (expected and Address("http", *expected))
 
 
 @pytest.mark.parametrize("name", ["CONTROLLER_PORT", "COLLECTOR_PORT", "INFERNO_CONTROL_PERIOD"])
@@ -178,6 +180,16 @@ def test_an_environment_that_cannot_be_used_is_told(tmp_path, monkeypatch, name)
     result = CliRunner().invoke(control, [str(tmp_path)])
 
     assert result.exit_code and "http" in result.output and isinstance(result.exception, SystemExit)
+
+
+def test_an_address_that_is_taken_is_told(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("CONTROLLER_HOST", "127.0.0.1")
+        monkeypatch.setenv("CONTROLLER_PORT", str(taken.getsockname()[1]))
+
+        result = CliRunner().invoke(control, [str(tmp_path)])
+
+    assert result.exit_code == 1 and "the port is in use" in result.output
 
 
 def test_services_are_on_this_machine_unless_the_environment_says_otherwise():

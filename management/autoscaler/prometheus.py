@@ -59,9 +59,12 @@ class PrometheusObserver:
     def _ask(self, query: str) -> float | None:
         """The value of a query; None when there is none, or none that is a number."""
         address = f"{self.url.rstrip('/')}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-        answer = json.loads((self.fetch or _get)(address, self.timeout_seconds))
-        results = answer.get("data", {}).get("result", [])
-        value = float(results[0]["value"][1]) if results else float("nan")
+        answer = (self.fetch or _get)(address, self.timeout_seconds)
+        try:
+            results = json.loads(answer)["data"]["result"]
+            value = float(results[0]["value"][1]) if results else float("nan")
+        except (LookupError, TypeError, ValueError):
+            raise ValueError(f"{self.url} does not answer as Prometheus does") from None
         return value if abs(value) < float("inf") else None
 
 

@@ -1,6 +1,8 @@
 """What a profile makes of its measurements; test_server drives a real one."""
 
 import asyncio
+import os
+import signal
 import sys
 from copy import deepcopy
 
@@ -88,6 +90,24 @@ def test_what_is_missing_for_a_picture_is_told_before_anything_is_asked(monkeypa
     result = CliRunner().invoke(profile, ["chat", "--management", "http://127.0.0.1:1", "--plot", "fit.png"])
 
     assert result.exit_code == 1 and result.output.startswith("Error: drawing needs matplotlib")
+
+
+def test_a_profile_that_is_told_to_stop_ends_as_by_ctrl_c(monkeypatch):
+    put_back = []
+
+    async def told_to_stop(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(30)
+        finally:
+            put_back.append(True)
+
+    monkeypatch.setattr(profile_run, "run", told_to_stop)
+
+    result = CliRunner().invoke(profile, ["chat"])
+
+    assert result.exit_code == 1 and "stopped by SIGTERM" in result.output
+    assert put_back
 
 
 class Management:

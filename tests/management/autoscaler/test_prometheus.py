@@ -68,6 +68,12 @@ def test_a_job_it_does_not_know_is_not_taken_for_one_without_load(prometheus):
         PrometheusObserver(prometheus.url, {"vllm-b": ("b", "")}).look()
 
 
+@pytest.mark.parametrize("answer", [b"[]", b'{"data": null}', b'{"data": {"result": [{"value": 3}]}}', b"<html>"])
+def test_what_is_no_prometheus_is_told(answer):
+    with pytest.raises(ValueError, match="does not answer as Prometheus does"):
+        PrometheusObserver("http://p", {"vllm-a": ("a", "")}, fetch=lambda url, timeout: answer).look()
+
+
 def test_the_autoscaler_reads_the_models_it_is_told_of_there(prometheus, tmp_path):
     (tmp_path / "autoscaler.yaml").write_text(
         f"prometheus: {{url: '{prometheus.url}', jobs: {{a/1.0: vllm-a}}, window: 2m}}"

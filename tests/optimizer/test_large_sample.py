@@ -11,7 +11,7 @@ from flambeau.optimizer.system import OptimizerSpec, System, SystemBody
 from flambeau.optimizer.wire import decode
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "optimizer" / "large.json"
-EXACT = OptimizerSpec(milp_solver=True)
+EXACT = OptimizerSpec(milp_solver=True, time_limit=90)
 
 # What the published solution gives to these, to the last digit it prints: replicas, batch, cost, ITL, TTFT.
 PUBLISHED = {

@@ -29,9 +29,13 @@ T = TypeVar("T")
 )
 @click.option("--batches", default="1,2,4,8,16", show_default=True, help="Requests at once.")
 @click.option("--prompts", default="16,64,128,256", show_default=True, help="Prompt lengths of token models.")
-@click.option("--tokens", default=40, show_default=True, help="Tokens of each answer.")
+@click.option("--tokens", type=click.IntRange(2), default=40, show_default=True, help="Tokens of each answer.")
 @click.option(
-    "--repeats", default=10, show_default=True, help="Rounds at most; fewer when the lines are known well before."
+    "--repeats",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Rounds at most; fewer when the lines are known well before.",
 )
 @click.option(
     "--items", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="No token model: post this file."
@@ -74,10 +78,10 @@ def profile(
         )
         result = asyncio.run(_until_told_to_stop(run(at, wanted, body)))
         click.echo(json.dumps(asdict(result.performance), indent=2) if as_json else as_table(result))
-        if save and not asyncio.run(keep(at.management, result.performance)):
-            click.echo("The server has no autoscaler, which would keep this.", err=True)
         if plot:
             draw(result, plot)
+        if save and not asyncio.run(keep(at.management, result.performance)):
+            click.echo("The server has no autoscaler, which would keep this.", err=True)
     except NoPicture as error:
         raise click.ClickException(str(error)) from None
     except (OSError, RequestFailed, ValueError) as error:

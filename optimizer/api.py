@@ -56,7 +56,7 @@ def create_app(store: Store | None = None, *, stateful: bool, hosts: frozenset[s
 def _refuse_foreign(hosts: frozenset[str] | None) -> None:
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
     if hosts is not None and host is not None and name_of(host) not in hosts:  # without: HTTP/1.0, no browser
-        raise ForeignHost("The Host header names no host of this server.")
+        raise ForeignHost("The Host header names no host of this server; --allowed-hosts may list it.")
     if origin is not None and not same_site(origin, host):
         raise ForeignHost("Requests of this Origin are not allowed.")
 

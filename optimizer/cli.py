@@ -20,7 +20,11 @@ def optimizer() -> None:
 @click.option("-F", "--full-state", "stateful", is_flag=True, help="Let clients build the system piece by piece.")
 @click.option("--host", help="Default: INFERNO_HOST, or localhost.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: INFERNO_PORT, or 8080.")
-def serve(stateful: bool, host: str | None, port: int | None) -> None:
+@click.option(
+    "--allowed-hosts", envvar="INFERNO_ALLOWED_HOSTS", default="",
+    help="Host headers that are answered besides loopback names, comma-separated; *: all.",
+)  # fmt: skip
+def serve(stateful: bool, host: str | None, port: int | None, allowed_hosts: str) -> None:
     """Serve the optimizer's REST; its page is at /docs."""
     from .server import address, serve
 
@@ -28,7 +32,8 @@ def serve(stateful: bool, host: str | None, port: int | None) -> None:
         default_host, default_port = address(os.environ)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    serve(host or default_host, default_port if port is None else port, stateful=stateful)
+    names = [name.strip() for name in allowed_hosts.split(",") if name.strip()]
+    serve(host or default_host, default_port if port is None else port, stateful=stateful, allowed_hosts=names)
 
 
 @optimizer.command()

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
@@ -30,14 +30,14 @@ def address(environ: Mapping[str, str]) -> tuple[str, int]:
     return environ.get("INFERNO_HOST") or DEFAULT_HOST, int(port)
 
 
-def serve(host: str, port: int, *, stateful: bool) -> None:
+def serve(host: str, port: int, *, stateful: bool, allowed_hosts: Iterable[str] = ()) -> None:
     """Until interrupted. What is still being solved after GRACE_SECONDS ends with the process: threads can't be stopped."""
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{port} (its page: /docs)", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises again what it has obeyed
     uvicorn.run(
-        application(host, stateful=stateful), host=host, port=port, log_level="warning", timeout_keep_alive=30,
-        timeout_graceful_shutdown=GRACE_SECONDS, lifespan="off", ws="none",
+        application(host, stateful=stateful, allowed_hosts=allowed_hosts), host=host, port=port, log_level="warning",
+        timeout_keep_alive=30, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="off", ws="none",
     )  # fmt: skip
     sys.stdout.flush()
     sys.stderr.flush()
@@ -54,9 +54,9 @@ class Solving(Adapter):
             await answer(send, 503, JSON, ENDING)
 
 
-def application(host: str = DEFAULT_HOST, *, stateful: bool) -> Solving:
+def application(host: str = DEFAULT_HOST, *, stateful: bool, allowed_hosts: Iterable[str] = ()) -> Solving:
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="solve")
-    app = create_app(stateful=stateful, hosts=answered([host]))
+    app = create_app(stateful=stateful, hosts=answered([host], allowed_hosts))
     return Solving(app, threads, LARGEST_BODY, too_large=TOO_LARGE, body_seconds=BODY_TIMEOUT_SECONDS)
 
 

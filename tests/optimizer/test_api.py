@@ -221,10 +221,11 @@ def test_browsers_led_here_by_others_are_refused(headers, status, path):
         assert client.get("/getServer/s").status_code == 200
 
 
-def test_where_other_machines_may_ask_any_name_will_do():
-    client = create_app(stateful=True, hosts=answered(["0.0.0.0"])).test_client()
+def test_where_other_machines_may_ask_any_name_will_do_and_so_will_those_that_are_listed():
+    for hosts in (answered(["0.0.0.0"]), answered(["localhost"], ["optimizer.example"])):
+        client = create_app(stateful=True, hosts=hosts).test_client()
 
-    assert client.get("/getServers", headers={"Host": "optimizer.example"}).status_code == 200
+        assert client.get("/getServers", headers={"Host": "optimizer.example"}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ class Scoring:
         self._counts = [max(len(before + ids) - max(len(before), 1), 0) for ids in ends]
         self._scores = [0.0] * len(ends)
         self._open = {index for index, count in enumerate(self._counts) if count}
+        self._failed = False
         self._handles: list[int] = []
         try:
             for index in sorted(self._open):
@@ -46,7 +47,10 @@ class Scoring:
 
     def _add(self, index: int, ids: list[int], score_from: int) -> int:
         def take(event: Event) -> None:
+            if self._failed:  # others of the same step fail, too
+                return
             if event.finish in ("abort", "error"):
+                self._failed = True
                 self.cancel()
                 self._done(Failed(event.error or "aborted"))
                 return
@@ -84,7 +88,7 @@ class Embedding:
             raise InvalidRequest("inputs must not be empty", "input")
         self._tokens = sum(map(len, prompts))
         self._vectors: list[list[float]] = [[] for _ in prompts]
-        self._open = len(prompts)
+        self._open, self._failed = len(prompts), False
         self._handles: list[int] = []
         try:
             for index, ids in enumerate(prompts):
@@ -99,7 +103,10 @@ class Embedding:
 
     def _add(self, index: int, ids: list[int]) -> int:
         def take(event: Event) -> None:
+            if self._failed:  # others of the same step fail, too
+                return
             if event.finish in ("abort", "error") or event.embedding is None:
+                self._failed = True
                 self.cancel()
                 self._done(Failed(event.error or "aborted"))
                 return

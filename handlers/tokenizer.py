@@ -96,6 +96,13 @@ class HfTokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(self.inner.encode(text, add_special_tokens=add_special_tokens))
 
+    @property
+    def closing(self) -> list[int]:
+        """The tokens that end every text, such as [SEP]."""
+        whole, plain = self.encode("a"), self.encode("a", add_special_tokens=False)
+        start = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), len(whole))
+        return whole[start + len(plain) :] if plain else []
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         text = self.inner.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
         return str(text)

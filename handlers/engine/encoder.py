@@ -1,6 +1,7 @@
 """Embeddings from encoders such as MiniLM: what waits is sorted by length and run in padded batches."""
 
 import itertools
+import logging
 from collections.abc import Sequence as Tokens
 from typing import Any
 
@@ -10,14 +11,20 @@ from ..generation import InvalidRequest, SamplingParams
 from .interface import Event, RequestKind, Sink, Stats, check_ids
 from .packed import pack_linears
 
+log = logging.getLogger(__name__)
 MAX_PADDED_TOKENS = 4096  # of one batch
 
 
 class EncoderEngine:
-    """Implements interface.EngineLike for requests of kind `embed`."""
+    """Implements interface.EngineLike for requests of kind `embed`.
 
-    def __init__(self, model: Any, *, max_model_len: int, pooling: str = "mean", normalize: bool = True) -> None:
-        self._model, self._pooling, self._normalize = model, pooling, normalize
+    Longer texts are cut to `max_model_len`; one that ends in `closing`, the tokenizer's last tokens, still does.
+    """
+
+    def __init__(
+        self, model: Any, *, max_model_len: int, pooling: str = "mean", normalize: bool = True, closing: Tokens[int] = ()
+    ) -> None:
+        self._model, self._pooling, self._normalize, self._closing = model, pooling, normalize, list(closing)
         pack_linears(model)
         self.max_model_len, self.vocab_size = max_model_len, model.config.vocab_size
         self._device = model.get_input_embeddings().weight.device
@@ -40,7 +47,7 @@ class EncoderEngine:
             raise InvalidRequest(f"an encoder does not {kind}")
         check_ids(ids, self.vocab_size, "input")
         handle = next(self._handles)
-        self._waiting[handle] = (priority, list(ids[: self.max_model_len]), sink)
+        self._waiting[handle] = (priority, self._cut(list(ids)), sink)
         return handle
 
     def abort(self, handle: int, index: int | None = None) -> None:
@@ -53,9 +60,15 @@ class EncoderEngine:
     def step(self) -> bool:
         batch = self._take()
         if batch:
-            with torch.inference_mode():
-                vectors = self._run([ids for ids, _ in batch])
             self._steps += 1
+            try:
+                with torch.inference_mode():
+                    vectors = self._run([ids for ids, _ in batch])
+            except Exception as error:
+                log.exception("a step of %d texts failed", len(batch))
+                for _, sink in batch:
+                    sink(Event(finish="error", error=type(error).__name__))
+                return bool(self._waiting)
             for (ids, sink), vector in zip(batch, vectors, strict=True):
                 self._tokens += len(ids)
                 self._finished += 1
@@ -75,6 +88,12 @@ class EncoderEngine:
         waiting, self._waiting = self._waiting, {}
         for _, _, sink in waiting.values():
             sink(Event(finish="abort"))
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        limit, end = self.max_model_len, self._closing
+        if len(ids) <= limit:
+            return ids
+        return ids[: limit - len(end)] + end if end and len(end) < limit and ids[-len(end) :] == end else ids[:limit]
 
     def _take(self) -> list[tuple[list[int], Sink]]:
         """The most urgent, then those of like length, as many as fit."""

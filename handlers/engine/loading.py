@@ -254,21 +254,40 @@ def _load_encoder(config: TextModelConfig, source: str, hf_config: Any, placemen
         **placement,
         **quantization(config),
     ).eval()
-    limit = getattr(hf_config, "max_position_embeddings", None) or DEFAULT_MODEL_LEN
+    tokenizer = HfTokenizer.load(source)
     engine = EncoderEngine(
         model,
-        max_model_len=min(config.max_model_len or limit, limit),
+        max_model_len=_encoder_len(config, source, model, tokenizer),
         pooling=config.pooling or _pooling(source) or "mean",
         normalize=config.normalize,
+        closing=tokenizer.closing,
     )
-    return Loaded(HfTokenizer.load(source), engine)
+    return Loaded(tokenizer, engine)
+
+
+def _encoder_len(config: TextModelConfig, source: str, model: Any, tokenizer: HfTokenizer) -> int:
+    """As many tokens as there are positions; unless the YAML asks for more, as many as the model was made for."""
+    positions = getattr(model.config, "max_position_embeddings", None) or DEFAULT_MODEL_LEN
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            positions = min(positions, table.num_embeddings - table.padding_idx - 1)  # RoBERTa counts from behind padding
+    meant = [tokenizer.inner.model_max_length, _beside(source, "sentence_bert_config.json").get("max_seq_length")]
+    return min(positions, config.max_model_len or min([positions, *filter(None, meant)]))
+
+
+def _beside(source: str, name: str) -> dict[str, Any]:
+    """What sentence-transformers keeps beside the weights; empty where it is not."""
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(
+        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    found = json.loads(Path(path).read_text()) if path else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _pooling(source: str) -> str:
     """What a folder of sentence-transformers says."""
-    path = Path(source) / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return ""
-    modes = json.loads(path.read_text())
+    modes = _beside(source, "1_Pooling/config.json")
     keys = {"cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken", "mean": "pooling_mode_mean_tokens"}
     return next((name for name, key in keys.items() if modes.get(key)), "")

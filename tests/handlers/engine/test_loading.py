@@ -9,8 +9,17 @@ import pytest
 import text_fakes as worker
 import tiny_models
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 from flambeau.handlers.embedding import Embedding
 from flambeau.handlers.engine import devices
@@ -30,14 +39,26 @@ from flambeau.handlers.text_generation import TextGeneration
 VOCABULARY = 300
 
 
-def save_tokenizer(folder):
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+ENCODERS = {
+    "bert": (BertModel, BertConfig(vocab_size=VOCABULARY, **SMALL)),
+    "bert-40": (BertModel, BertConfig(vocab_size=VOCABULARY, max_position_embeddings=40, **SMALL)),
+    "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=42, **SMALL)),
+    "mpnet": (MPNetModel, MPNetConfig(vocab_size=VOCABULARY, max_position_embeddings=42, **SMALL)),
+}
+
+
+def save_tokenizer(folder, **options):
     bytes_first = Tokenizer(models.BPE())
     bytes_first.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_first.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=["<end>"])
     bytes_first.train_from_iterator(["the cat sat on the mat and the dog ran"] * 3, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=bytes_first, eos_token="<end>").save_pretrained(folder)
+    if options.pop("closing", False):
+        end = ("<end>", bytes_first.token_to_id("<end>"))
+        bytes_first.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[end])
+    PreTrainedTokenizerFast(tokenizer_object=bytes_first, eos_token="<end>", **options).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +69,10 @@ def folders(tmp_path_factory):
     def folder(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            save_tokenizer(made[name])
-            if name == "bert":
-                sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-                BertModel(BertConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(made[name])
+            save_tokenizer(made[name], closing=name in ENCODERS)
+            if name in ENCODERS:
+                kind, config = ENCODERS[name]
+                kind(config).save_pretrained(made[name])
             else:
                 tiny_models.model(name, vocab_size=VOCABULARY).save_pretrained(made[name])
         return made[name]
@@ -62,6 +83,11 @@ def folders(tmp_path_factory):
 def generate(model, prompt="the cat", **sampling):
     params = SamplingParams(**{"temperature": 0, "max_tokens": 12, **sampling})
     return worker.run(model, worker.send(model, "generate", GenerationRequest(prompt=prompt, sampling=params)))
+
+
+def embed(model, *inputs):
+    reply = worker.run(model, worker.send(model, "embed", EmbedRequest(inputs=[*inputs])))
+    return msgspec.msgpack.decode(reply.body, type=EmbedAnswer).embeddings
 
 
 def test_a_folder_is_all_it_takes(folders):
@@ -169,6 +195,49 @@ def test_an_encoders_vectors_are_those_of_its_model(folders):
     engine.step()
 
     assert got == [pytest.approx(wanted.tolist(), abs=1e-5)]
+
+
+@pytest.mark.parametrize("name", ["bert-40", "xlm-roberta", "mpnet"])
+def test_an_encoder_cuts_a_long_text_to_its_40_positions_and_keeps_the_closing_token(folders, name):
+    model, text = worker.start(Embedding, folders(name)), "z" * 60
+    ids = model.tokenizer.encode(text)
+    assert ids[:-1] == model.tokenizer.encode("z")[:1] * 60
+
+    got = embed(model, text, [*ids[:39], ids[-1]])
+
+    assert model.engine.max_model_len == 40
+    assert got[0] == pytest.approx(got[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("of_tokenizer", "of_sentences", "section", "length"),
+    [
+        pytest.param(None, None, {}, 40, id="positions"),
+        pytest.param(30, None, {}, 30, id="the tokenizer's"),
+        pytest.param(30, 20, {}, 20, id="sentence-transformers'"),
+        pytest.param(30, 20, {"max_model_len": 35}, 35, id="what was asked for"),
+        pytest.param(30, 90, {"max_model_len": 99}, 40, id="no more than there are"),
+    ],
+)
+def test_how_long_an_encoders_texts_may_be(tmp_path, of_tokenizer, of_sentences, section, length):
+    kind, config = ENCODERS["xlm-roberta"]
+    kind(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, **({"model_max_length": of_tokenizer} if of_tokenizer else {}))
+    if of_sentences:
+        (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": of_sentences}))
+
+    assert worker.start(Embedding, tmp_path, **section).engine.max_model_len == length
+
+
+def test_texts_that_an_encoder_fails_on_are_told_and_the_next_works(folders):
+    model = worker.start(Embedding, folders("bert"))
+    forward, model.engine._model.forward = model.engine._model.forward, None
+
+    failed = worker.run(model, worker.send(model, "embed", EmbedRequest(inputs=["the cat", "a"])))
+    model.engine._model.forward = forward
+
+    assert (failed.status, failed.error) == (503, "InternalServerException")
+    assert len(embed(model, "the cat")) == 1
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "fp4", "int8"])

@@ -48,13 +48,18 @@ class Engine:
     ) -> None:
         self.runner, self.max_model_len, self.vocab_size = runner, runner.max_model_len, runner.vocab_size
         self._eos, self._pooling, self._normalize, self._grammars = tuple(eos_token_ids), pooling, normalize, grammars
+        kv_tokens = max(limits.kv_tokens or slots * runner.max_model_len, runner.max_model_len)
+        bounded = kv_tokens < slots * runner.max_model_len and runner.device.type == "cpu"
         self._scheduler = Scheduler(
             SlotTable(slots, prefix_cache and runner.reuses_prefixes),
             max_rows=min(limits.max_rows, slots),
             max_tokens=limits.max_tokens,
-            kv_tokens=max(limits.kv_tokens or slots * runner.max_model_len, runner.max_model_len),
+            kv_tokens=kv_tokens,
             copy_prefix=runner.copy_prefix,
+            give_back=runner.give_back if bounded else None,
         )
+        for slot in range(slots if bounded else 0):
+            runner.give_back(slot, 0, 1)  # what was written while loading
         self._handles = itertools.count(1)
         self._live: dict[int, list[Sequence]] = {}
         self._counts = dict.fromkeys(

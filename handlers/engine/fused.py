@@ -70,6 +70,9 @@ class FusedRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.cache.copy_prefix(source, target, length)
 
+    def give_back(self, slot: int, start: int, end: int) -> None:
+        self.cache.give_back(slot, start, end)
+
     def _step(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return self._head(self._forward(ids, positions, None))  # type: ignore[no-any-return]
 

@@ -1,21 +1,25 @@
 """Keys and values of every layer: a slot for each row, cut into blocks of positions.
 
 On a CPU all of it stands ready at once, as pages of zeros that cost nothing until they are written: memory is used as far
-as texts reach. On a GPU it grows by doubling when texts outgrow it.
+as texts reach, and can be given back. On a GPU it grows by doubling when texts outgrow it.
 
 A layer's keys are [block, slot, head, dim, position in the block], its values [block, slot, head, position, dim]: one
 block of neighbouring slots lies in one piece, as a product of matrices wants it, and short rows need no products for the
 blocks that only long ones have. Not for: who has which slot (`slots`).
 """
 
+import ctypes
 import math
+import mmap
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 BLOCK = 128  # positions
-ALIGNMENT = 64  # bytes: a cache line
+ALIGNMENT = mmap.PAGESIZE  # so that a slot's block is whole pages, for most models
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class KvCache:
         self.blocks = 0
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
+        self._small_pages = False
         self.reserve(max_length if device.type == "cpu" else 1)
 
     def reserve(self, length: int) -> None:
@@ -87,3 +92,27 @@ class KvCache:
         for keys, values in zip(self.keys, self.values, strict=True):
             keys[:used, target] = keys[:used, source]
             values[:used, target] = values[:used, source]
+
+    def give_back(self, slot: int, start: int, end: int) -> None:
+        """The memory of a slot's whole blocks between two positions, which are zeros again; on a CPU only.
+
+        Whoever gives back counts bytes, so huge pages, each a block of many slots, end with the first call.
+        """
+        if self.device.type != "cpu" or sys.platform != "linux":
+            return
+        advise = ctypes.CDLL(None).madvise
+        for tensor in (*self.keys, *self.values):
+            first, size = tensor.data_ptr(), tensor[0, 0].nbytes
+            if not self._small_pages:
+                _whole_pages(advise, first, first + tensor.nbytes, mmap.MADV_NOHUGEPAGE)
+            for block in range(-(-start // BLOCK), min(-(-end // BLOCK), self.blocks)):
+                begin = first + (block * self.slots + slot) * size
+                _whole_pages(advise, begin, begin + size, mmap.MADV_DONTNEED)
+        self._small_pages = True
+
+
+def _whole_pages(advise: Any, begin: int, end: int, advice: int) -> None:
+    """Of the bytes between two addresses; the rest of their first and last page is somebody else's."""
+    begin, end = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if begin < end:
+        advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)

@@ -39,6 +39,9 @@ class Runner(Protocol):
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Keys and values of one slot's first positions into another slot."""
 
+    def give_back(self, slot: int, start: int, end: int) -> None:
+        """Nobody needs the memory of these positions, whole blocks of one slot."""
+
 
 class Unsupported(Exception):
     """This runner can't run this model; another one may, with a fresh copy of it when this one is not `untouched`."""
@@ -131,6 +134,10 @@ class HfRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         for attention in self._attentions:
             attention.cache.copy_prefix(source, target, length)
+
+    def give_back(self, slot: int, start: int, end: int) -> None:
+        for attention in self._attentions:
+            attention.cache.give_back(slot, start, end)
 
     def _attend(
         self,

@@ -55,12 +55,14 @@ class Scheduler:
         max_tokens: int,
         kv_tokens: int,
         copy_prefix: Callable[[int, int, int], None],
+        give_back: Callable[[int, int, int], None] | None = None,
     ) -> None:
+        """`give_back`: what kept prefixes hold is memory of `kv_tokens`, too, and goes when rows need it."""
         self.slots = slots
         self.running: list[Sequence] = []
         self._waiting: list[tuple[tuple[int, int], int, Sequence]] = []
         self._max_rows, self._max_tokens, self._kv_tokens = max_rows, max_tokens, kv_tokens
-        self._copy_prefix = copy_prefix
+        self._copy_prefix, self._give_back = copy_prefix, give_back
         self.preempted = 0
 
     def add(self, sequence: Sequence) -> None:
@@ -96,6 +98,7 @@ class Scheduler:
         if not plan and self.running:  # every row waits for memory that another one holds
             self._preempt(self._least_important())
             return self.schedule()
+        self._make_memory(plan)
         return plan
 
     def ran(self, plan: Plan) -> None:
@@ -131,6 +134,21 @@ class Scheduler:
         while len(self.running) > 1 and self._room() < sum(row.decoding for row in self.running):
             self._preempt(self._least_important())
 
+    def _make_memory(self, plan: Plan) -> None:
+        """For what the plan writes."""
+        if self._give_back is None:
+            return
+        for sequence in plan.decode:
+            self.slots.reach(sequence.slot or 0, sequence.computed + 1)
+        for chunk in plan.chunks:
+            self.slots.reach(chunk.sequence.slot or 0, chunk.end)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        if self._give_back is not None:
+            for slot, start, end in self.slots.give_back(self._kv_tokens):
+                self._give_back(slot, start, end)
+
     def _admit(self, budget: int) -> None:
         unread = sum(row.pending for row in self.running if not row.decoding)
         while self._waiting:
@@ -157,6 +175,7 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         place = self.slots.place(sequence.ids, sequence.reusable, sequence.salt)
+        self._shrink()
         if place.copy_from is not None:
             self._copy_prefix(place.copy_from, place.slot, place.kept)
         sequence.slot, sequence.computed = place.slot, place.kept

@@ -38,6 +38,10 @@ class SequentialRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         raise AssertionError("prefixes are not reused here")
 
+    def give_back(self, slot: int, start: int, end: int) -> None:
+        if start == 0:
+            self._caches.pop(slot, None)
+
     def _one(
         self, row: Sequence, start: int, end: int, hidden: bool, logits: list[torch.Tensor], states: list[torch.Tensor]
     ) -> None:

@@ -10,6 +10,7 @@ import torch
 from flambeau.handlers.engine import runner as runner_module
 from flambeau.handlers.engine.engine import Engine, Limits
 from flambeau.handlers.engine.fused import FusedRunner
+from flambeau.handlers.engine.kv_cache import BLOCK
 from flambeau.handlers.engine.runner import HfRunner
 from flambeau.handlers.engine.sequential import SequentialRunner
 from flambeau.handlers.generation import InvalidRequest, SamplingParams
@@ -157,6 +158,38 @@ def test_memory_that_runs_short_preempts_and_changes_no_text():
     assert [answer.tokens() for answer in answers[1]] == [answer.tokens() for answer in answers[0]]
     assert tight.stats().preempted > 0
     assert_nothing_is_left(tight)
+
+
+@pytest.mark.parametrize("runner", ["fused", "hf"])
+def test_kept_prefixes_take_no_more_memory_than_all_rows_may(runner):
+    engine = make("llama", runner, slots=10, max_rows=3, kv_tokens=4 * BLOCK)
+    cache = engine.runner.cache if runner == "fused" else engine.runner._attentions[0].cache
+    wanted, chance, most = [], random.Random(4), 0
+    for _ in range(25):
+        wanted.append(([chance.randrange(200) for _ in range(chance.randint(1, 200))], 20))
+
+    answers = [ask(engine, ids, max_tokens=tokens) for ids, tokens in wanted]
+    while engine.step():
+        taken = sum(bool(tensor.any()) for block in cache.keys[1] for tensor in block[:10])
+        most = max(most, taken - engine.stats().running)  # a row's last block is not full
+
+    model = tiny_models.model("llama")
+    assert [answer.tokens() for answer in answers] == [tiny_models.generate(model, *request) for request in wanted]
+    assert most <= 4
+    assert_nothing_is_left(engine)
+
+
+def test_memory_that_is_given_back_leaves_the_latest_prefixes():
+    engine = make(max_rows=1, kv_tokens=2 * BLOCK)
+    old, new = [1] * 100, [2] * 100
+    for prompt in (old, new, [3] * 100):
+        ask(engine, prompt, max_tokens=2)
+        run(engine)
+
+    again = [ask(engine, prompt, max_tokens=2) for prompt in (new, old)]
+    run(engine)
+
+    assert [answer.events[0].cached_tokens for answer in again] == [99, 0]
 
 
 def test_a_kept_prefix_is_not_read_again():

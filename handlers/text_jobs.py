@@ -43,6 +43,17 @@ def prompt_ids(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
     return tokenizer.encode(request.prompt)
 
 
+def fit(ids: list[int], limit: int, max_tokens: int | None, beginning: list[int]) -> list[int]:
+    """A prompt that the context holds stays whole, and the answer ends with the context. A longer one loses what comes after
+    its first token: so much that the answer has its room, up to half of the context."""
+    wanted = 1 if max_tokens is None else max_tokens
+    if len(ids) + min(wanted, 1) <= limit:
+        return ids
+    kept = limit - min(wanted, limit // 2)
+    first = beginning if kept > 1 and ids[:1] == beginning else []
+    return first + ids[len(ids) - kept + len(first) :]
+
+
 @dataclass(eq=False)
 class Choice:
     """One of the n texts of a generation."""
@@ -67,7 +78,9 @@ class Generation:
         watch: Watch,
     ) -> None:
         """`watch` sees every step's tokens, also when nobody wants them one by one."""
-        self.ids = self._fit(prompt_ids(tokenizer, request), engine.max_model_len, request)
+        self.ids = prompt_ids(tokenizer, request)
+        if request.truncate_prompt:
+            self.ids = fit(self.ids, engine.max_model_len, request.sampling.max_tokens, tokenizer.beginning)
         self._engine, self._tokenizer, self._request = engine, tokenizer, request
         self._emit, self._done, self._watch = emit, done, watch
         params = request.sampling
@@ -92,13 +105,6 @@ class Generation:
     @property
     def usage(self) -> Usage:
         return Usage(len(self.ids), sum(choice.tokens for choice in self._choices), self._cached)
-
-    @staticmethod
-    def _fit(ids: list[int], limit: int, request: GenerationRequest) -> list[int]:
-        wanted = request.sampling.max_tokens or 1
-        if len(ids) + wanted <= limit or not request.truncate_prompt:
-            return ids
-        return ids[-max(limit - wanted, 1) :]
 
     def _take(self, event: Event) -> None:
         """The engine's sink."""

@@ -19,6 +19,7 @@ from flambeau.handlers.generation import (
 )
 from flambeau.handlers.scoring import Scoring
 from flambeau.handlers.text_generation import TextGeneration
+from flambeau.handlers.text_jobs import fit
 
 FAST = {"engine": "mock", "mock": {"steps_per_second": 0}}
 
@@ -107,6 +108,29 @@ def test_a_prompt_beyond_the_context_loses_its_beginning_where_the_model_says_so
     model = start(TextGeneration, tmp_path, engine="mock", mock=mock, max_model_len=16, truncate_prompt=True)
 
     assert text(run(model, generate(model, "x" * 40 + "0123456789", max_tokens=6))) == "012345"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "answered"),
+    [
+        pytest.param("0123456789", 16, "012345", id="a whole context of tokens asked for"),
+        pytest.param("0123456789", 512, "012345", id="more tokens than the context has"),
+        pytest.param("x" * 9 + "012345", 8, "x", id="a prompt that just fits stays whole"),
+        pytest.param("x" * 40 + "01234567", 512, "01234567", id="a long prompt keeps half of the context"),
+    ],
+)
+def test_a_prompt_loses_only_what_the_context_cannot_hold(tmp_path, prompt, max_tokens, answered):
+    mock = {"mode": "echo", "steps_per_second": 0}
+    model = start(TextGeneration, tmp_path, engine="mock", mock=mock, max_model_len=16)
+
+    reply = run(model, helm(model, prompt=prompt, max_tokens=max_tokens))
+
+    assert json.loads(reply.body)["choices"][0]["text"] == answered
+
+
+def test_a_prompt_that_is_cut_keeps_its_first_token_if_all_begin_with_it():
+    assert fit([7, *range(10, 30)], 8, 4, beginning=[7]) == [7, 27, 28, 29]
+    assert fit([7, 8, 9], 3, 0, beginning=[7]) == [7, 8, 9]
 
 
 def test_helm_gives_choices_and_the_time(model):

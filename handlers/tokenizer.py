@@ -11,8 +11,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .generation import InvalidRequest, Message
@@ -29,6 +31,7 @@ class Tokenizer(Protocol):
     eos_token_ids: tuple[int, ...]
     beginning: list[int]  # what a text begins after, so that its first token can be scored: at most one token
     chat_template: str | None
+    tool_template: str | None  # the one for conversations with tools, if that is another
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
@@ -54,6 +57,7 @@ class ByteTokenizer:
     def __init__(self, chat_template: str | None = None) -> None:
         self.beginning = [self.bos_token_id]
         self.chat_template: str | None = chat_template or BYTE_TEMPLATE
+        self.tool_template: str | None = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         first, *rest = text.split(self.eos_token)
@@ -83,15 +87,25 @@ class HfTokenizer:
         self.eos_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own, *eos_token_ids]))
         self.eos_token_id = self.eos_token_ids[0] if self.eos_token_ids else -1
         self.beginning = [inner.bos_token_id] if inner.bos_token_id is not None else list(self.eos_token_ids[:1])
-        self.chat_template: str | None = chat_template or inner.chat_template
+        own_template = chat_template or inner.chat_template
+        named = own_template if isinstance(own_template, dict) else {"default": own_template}
+        self.chat_template: str | None = named.get("default")
+        self.tool_template: str | None = named.get("tool_use")
         self._texts: dict[int, str] = {}
         self._special = {*inner.all_special_ids, *(id for id, token in inner.added_tokens_decoder.items() if token.special)}
 
     @classmethod
-    def load(cls, path: str | Path, eos_token_ids: Sequence[int] = (), chat_template: str | None = None) -> "HfTokenizer":
+    def load(
+        cls,
+        path: str | Path,
+        eos_token_ids: Sequence[int] = (),
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "HfTokenizer":
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(str(path)), eos_token_ids, chat_template)
+        inner = AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+        return cls(inner, eos_token_ids, chat_template)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(self.inner.encode(text, add_special_tokens=add_special_tokens))
@@ -143,13 +157,14 @@ def render_chat(
     options: dict[str, object] | None = None,
 ) -> str:
     """The prompt which the model's chat template makes of a conversation."""
-    if tokenizer.chat_template is None:
+    source = (tools and tokenizer.tool_template) or tokenizer.chat_template
+    if source is None:
         raise InvalidRequest("this model has no chat template", "messages")
     turns = [_turn(message) for message in messages]
     facts = {name: value for name, value in tokenizer.facts().items() if name != "chat_template"}
     generation_prompt = add_generation_prompt and not continue_final_message
     try:
-        template = _compile(tokenizer.chat_template)
+        template = _compile(source)
         values = {**facts, **(options or {}), "messages": turns, "tools": tools, "add_generation_prompt": generation_prompt}
         text = str(template.render(values))
     except SecurityError:
@@ -163,7 +178,9 @@ def render_chat(
 
 def _turn(message: Message) -> dict[str, object]:
     """As templates expect it: absent keys are absent, arguments of tool calls are objects."""
-    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    turn: dict[str, object] = {"role": message.role}
+    if message.content is not None:
+        turn["content"] = message.content
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_call_id is not None:
@@ -183,10 +200,20 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     return call
 
 
+class GenerationTag(Extension):
+    """{% generation %} … {% endgeneration %} marks what training learns from; here it is what stands between them."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+
 @lru_cache(maxsize=8)
 def _compile(source: str) -> Any:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
@@ -194,8 +221,14 @@ def _compile(source: str) -> Any:
     return environment.from_string(source)
 
 
-def _tojson(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -43,7 +43,9 @@ def load(config: TextModelConfig, folder: Path, gpu_id: int | None, chat_templat
     source = locate(config.model_path, folder)
     hf_config = _read_config(source, config)
     if config.engine == "vllm":
-        tokenizer = HfTokenizer.load(source, _end_tokens(source, hf_config), chat_template or None)
+        tokenizer = HfTokenizer.load(
+            source, _end_tokens(source, hf_config), chat_template or None, config.trust_remote_code
+        )
         return Loaded(tokenizer, vllm.load(config, source, _vllm_kv_bytes(config, hf_config)))
     placement = place(config, gpu_id)
     if any(name.endswith(DECODERS) for name in getattr(hf_config, "architectures", None) or []):
@@ -145,7 +147,7 @@ def _load_decoder(
         ).eval()
 
     length = _model_len(config, text)
-    tokenizer = HfTokenizer.load(source, _end_tokens(source, text), chat_template or None)
+    tokenizer = HfTokenizer.load(source, _end_tokens(source, text), chat_template or None, config.trust_remote_code)
     slots = config.max_batch_rows + (SPARE_SLOTS if config.prefix_cache else 0)
     runner = choose_runner(load_model, config, slots, length)
     limits = Limits(
@@ -254,7 +256,7 @@ def _load_encoder(config: TextModelConfig, source: str, hf_config: Any, placemen
         **placement,
         **quantization(config),
     ).eval()
-    tokenizer = HfTokenizer.load(source)
+    tokenizer = HfTokenizer.load(source, trust_remote_code=config.trust_remote_code)
     engine = EncoderEngine(
         model,
         max_model_len=_encoder_len(config, source, model, tokenizer),

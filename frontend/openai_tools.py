@@ -6,12 +6,15 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from .openai_body import Invalid
+from .openai_body import Invalid, flag
 
 # How templates teach models to call: between marks (Hermes, Qwen), after one (Mistral), or as bare JSON (Llama).
 MARKED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 BEGINNINGS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 BARE = ("{", "[{")
+MAX_CALLS = 16  # in one answer that can be nothing else
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # their keys are anybody's names
+VALUES = ("const", "enum", "default", "examples")  # no schemas
 
 Call = dict[str, Any]
 
@@ -22,7 +25,7 @@ class Tools:
 
     functions: list[dict[str, Any]] = field(default_factory=list)
     choice: str = "none"
-    parallel: bool = True
+    parallel: bool = True  # False: the first call is the answer
 
     @property
     def constrained(self) -> bool:
@@ -34,24 +37,49 @@ class Tools:
         return {function["name"] for function in self.functions}
 
     def grammar(self) -> str | None:
-        """`required` and named choices work with any model, since nothing else can come out."""
+        """`required` and named choices work with any model, since nothing else can come out: one call, or where several are
+        welcome, a list of them."""
         if not self.constrained:
             return None
-        calls = [_call_schema(function) for function in self.functions if self.choice in ("required", function["name"])]
-        one = calls[0] if len(calls) == 1 else {"anyOf": calls}
-        return "json_schema:" + json.dumps(one)
+        calls: list[dict[str, Any]] = []
+        definitions: dict[str, Any] = {}
+        for number, function in enumerate(self.functions):
+            if self.choice in ("required", function["name"]):
+                parameters = function.get("parameters") or {"type": "object"}
+                if (moved := _moved(parameters, f"#/$defs/tool{number}")) != parameters:
+                    definitions[f"tool{number}"], parameters = moved, {"$ref": f"#/$defs/tool{number}"}
+                calls.append(_call_schema(function["name"], parameters))
+        wanted = calls[0] if len(calls) == 1 else {"anyOf": calls}
+        if self.parallel and self.choice == "required":
+            definitions["call"], call = wanted, {"$ref": "#/$defs/call"}
+            wanted = {"anyOf": [call, {"type": "array", "items": call, "minItems": 1, "maxItems": MAX_CALLS}]}
+        return "tools:" + json.dumps(wanted | ({"$defs": definitions} if definitions else {}))
 
 
-def _call_schema(function: dict[str, Any]) -> dict[str, Any]:
+def _call_schema(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {
-            "name": {"const": function["name"]},
-            "arguments": function.get("parameters") or {"type": "object"},
-        },
+        "properties": {"name": {"const": name}, "arguments": parameters},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """The schema as it must read when its root stands at `place` of another one: references follow it."""
+    if isinstance(schema, list):
+        return [_moved(item, place) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str) and value.startswith("#"):
+            found[key] = place + value[1:]
+        elif key in NAMED and isinstance(value, dict):
+            found[key] = {name: _moved(item, place) for name, item in value.items()}
+        else:
+            found[key] = value if key in VALUES else _moved(value, place)
+    return found
 
 
 def tools_of(given: dict[str, Any]) -> Tools:
@@ -69,7 +97,7 @@ def tools_of(given: dict[str, Any]) -> Tools:
         raise Invalid("tool_choice: none, auto, required or a function is wanted.", "tool_choice")
     if choice == "required" and not tools:
         raise Invalid("tool_choice: required needs tools.", "tool_choice")
-    return Tools([] if choice == "none" else functions, str(choice))
+    return Tools([] if choice == "none" else functions, str(choice), flag(given, "parallel_tool_calls", True))
 
 
 def _is_function(tool: object) -> bool:
@@ -130,7 +158,7 @@ def calls_in(tools: Tools, text: str) -> tuple[str, list[Call]]:
     if not pieces:
         pieces, said = [text.strip().removeprefix("[TOOL_CALLS]").removeprefix("<|python_tag|>").strip()], ""
     calls = [call for piece in pieces for call in _calls(tools, piece)]
-    return (said, calls) if calls else (text, [])
+    return (said, calls if tools.parallel else calls[:1]) if calls else (text, [])
 
 
 def _calls(tools: Tools, piece: str) -> list[Call]:

@@ -33,7 +33,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None  # alternatives per generated token; 0: the chosen token's alone; None: none
     prompt_logprobs: int | None = None
     n: int = 1
-    grammar: str | None = None  # "json_object", or "json_schema:" followed by the schema: masks the logits
+    grammar: str | None = None  # "json_object", or "json_schema:" or "tools:" followed by a schema: masks the logits
     skip_special_tokens: bool = True
 
 

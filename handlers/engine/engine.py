@@ -14,7 +14,7 @@ import torch
 
 from ..generation import FinishReason, InvalidRequest, SamplingParams
 from .grammar import Grammars
-from .interface import Event, Logprob, RequestKind, Sink, Stats, check_ids
+from .interface import Event, Logprob, RequestKind, Sink, Stats, asked_by, check_ids
 from .runner import Output, Runner
 from .sampling import choose, logprobs
 from .scheduler import Plan, Scheduler
@@ -145,7 +145,7 @@ class Engine:
         check_ids(params.stop_token_ids, self.vocab_size, "stop_token_ids")
         if params.grammar and self._grammars is None:
             raise InvalidRequest(
-                "this model can't be held to a grammar: the extra `grammar` is not installed", "response_format"
+                "this model can't be held to a grammar: the extra `grammar` is not installed", asked_by(params.grammar)
             )
 
     def _run(self, plan: Plan) -> None:

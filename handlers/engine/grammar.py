@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..generation import InvalidRequest
+from .interface import asked_by
 
 log = logging.getLogger(__name__)
 COMPACT = {"whitespace_flexible": False}
@@ -45,11 +46,12 @@ class Grammars:
         self._tokenizer, self._matcher = tokenizer, LLMatcher
 
     def matcher(self, grammar: str) -> Matcher:
-        """For `json_object`, `json_schema:…`, `regex:…` or `lark:…`; InvalidRequest for what can't be followed."""
+        """For `json_object`, `json_schema:…`, `tools:…`, `regex:…` or `lark:…`; InvalidRequest for what can't be followed."""
         kind, _, text = grammar.partition(":")
         make: dict[str, Callable[[], str]] = {
             "json_object": lambda: self._matcher.grammar_from_json_schema('{"type": "object"}', overrides=COMPACT),
             "json_schema": lambda: self._matcher.grammar_from_json_schema(text, overrides=COMPACT),
+            "tools": lambda: self._matcher.grammar_from_json_schema(text, overrides=COMPACT),
             "regex": lambda: self._matcher.grammar_from_regex(text),
             "lark": lambda: self._matcher.grammar_from_lark(text),
         }
@@ -58,9 +60,9 @@ class Grammars:
         try:
             inner = self._matcher(self._tokenizer, make[kind]())
         except ValueError as error:
-            raise InvalidRequest(f"the schema can't be read: {error}", "response_format") from None
+            raise InvalidRequest(f"the schema can't be read: {error}", asked_by(grammar)) from None
         if inner.is_error():
-            raise InvalidRequest(f"the grammar can't be followed: {inner.get_error()}", "response_format")
+            raise InvalidRequest(f"the grammar can't be followed: {inner.get_error()}", asked_by(grammar))
         return Matcher(inner)
 
 

@@ -68,6 +68,11 @@ def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
         raise InvalidRequest(f"token ids are between 0 and {vocab_size - 1}", param)
 
 
+def asked_by(grammar: str) -> str:
+    """The parameter that a grammar comes from, for what is said of it."""
+    return "tools" if grammar.startswith("tools:") else "response_format"
+
+
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (0, math.inf), "min_tokens": (0, math.inf), "temperature": (0, 1e6), "top_k": (0, math.inf),
     "top_p": (0, 1), "min_p": (0, 1), "repetition_penalty": (1e-6, 1e6), "presence_penalty": (-1e6, 1e6),

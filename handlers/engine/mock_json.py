@@ -7,7 +7,7 @@ MAX_DEPTH = 32
 
 
 def example(grammar: str) -> str:
-    """Of `json_object` and `json_schema:…`; empty for other grammars and for what can't be read."""
+    """Of `json_object`, `json_schema:…` and `tools:…`; empty for other grammars and for what can't be read."""
     kind, _, text = grammar.partition(":")
     if kind == "json_object":
         return "{}"
@@ -15,7 +15,7 @@ def example(grammar: str) -> str:
         schema = json.loads(text)
     except ValueError:
         return ""
-    return json.dumps(value(schema, schema)) if kind == "json_schema" else ""
+    return json.dumps(value(schema, schema)) if kind in ("json_schema", "tools") else ""
 
 
 def value(schema: Any, root: Any, depth: int = 0) -> Any:

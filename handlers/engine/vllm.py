@@ -13,7 +13,7 @@ from typing import Any
 
 from ..generation import FinishReason, InvalidRequest, SamplingParams
 from .config import ConfigError, TextModelConfig
-from .interface import Event, Logprob, RequestKind, Sink, Stats, check_ids
+from .interface import Event, Logprob, RequestKind, Sink, Stats, asked_by, check_ids
 
 SURROUNDINGS = {  # read by vLLM when it is imported; what the environment says goes before
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its engine in this process, which is stopped and watched as any worker
@@ -27,6 +27,7 @@ FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": 
 GRAMMARS: dict[str, Callable[[str], dict[str, Any]]] = {
     "json_object": lambda _: {"json_object": True, "disable_any_whitespace": True},
     "json_schema": lambda text: {"json": text, "disable_any_whitespace": True},
+    "tools": lambda text: {"json": text, "disable_any_whitespace": True},
     "regex": lambda text: {"regex": text},
     "lark": lambda text: {"grammar": text},
 }
@@ -120,7 +121,7 @@ class VllmEngine:
             prompt = {"prompt_token_ids": list(ids)} | ({"cache_salt": salt} if salt else {})
             self._inner.add_request(str(handle), prompt, options, priority=priority)
         except self._kinds.refusals as error:
-            raise InvalidRequest(str(error), "response_format" if params.grammar else None) from None
+            raise InvalidRequest(str(error), asked_by(params.grammar) if params.grammar else None) from None
         self._live[handle] = _Request(sink, kind, params, score_from)
         self._counts["prompt_tokens"] += len(ids)
         return handle

@@ -80,7 +80,7 @@ def test_what_is_wrong_names_its_parameter(given, param):
 
 def test_a_required_tool_becomes_a_grammar_and_its_answer_a_call():
     wanted = chat(tools=[TOOL], tool_choice="required")
-    assert wanted.requests[0].sampling.grammar.startswith("json_schema:")
+    assert wanted.requests[0].sampling.grammar.startswith("tools:")
 
     made = answers.choice(
         wanted, 0, GenerationEvent(text='{"name": "weather", "arguments": {"city": "Rome"}}', finish_reason="stop")

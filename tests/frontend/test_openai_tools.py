@@ -1,9 +1,14 @@
 import json
 
+import pydantic
 import pytest
+from llguidance import LLTokenizer
+from openai import pydantic_function_tool
 
 from flambeau.frontend.openai_body import Invalid
-from flambeau.frontend.openai_tools import Listener, Tools, calls_in, grammar_of
+from flambeau.frontend.openai_tools import MAX_CALLS, Listener, Tools, calls_in, grammar_of, tools_of
+from flambeau.handlers.engine.grammar import Grammars
+from flambeau.handlers.generation import InvalidRequest
 
 TOOLS = Tools([{"name": "weather"}, {"name": "time"}], "auto")
 
@@ -85,3 +90,85 @@ def test_what_an_answer_is_held_to(given, grammar):
 def test_what_an_answer_can_t_be_held_to_is_refused(given):
     with pytest.raises(Invalid):
         grammar_of(given)
+
+
+class Place(pydantic.BaseModel):
+    city: str
+
+
+class Trip(pydantic.BaseModel):
+    start: Place
+    stops: list[Place]
+
+
+class Node(pydantic.BaseModel):
+    place: Place
+    children: list["Node"]
+
+
+def tool(name, parameters):
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+TRIP, NODE = pydantic_function_tool(Trip), pydantic_function_tool(Node)
+OLD = tool(  # draft 7's word, and a property whose name is a keyword's
+    "Old",
+    {
+        "definitions": {"P": {"type": "object", "properties": {"$ref": {"type": "string"}}, "required": ["$ref"]}},
+        "type": "object",
+        "properties": {"p": {"$ref": "#/definitions/P"}, "default": {"$ref": "#/definitions/P"}},
+        "required": ["p", "default"],
+    },
+)
+A_TRIP = {"name": "Trip", "arguments": {"start": {"city": "Rome"}, "stops": [{"city": "Bari"}]}}
+A_NODE = {"name": "Node", "arguments": {"place": {"city": "A"}, "children": [{"place": {"city": "B"}, "children": []}]}}
+AN_OLD = {"name": "Old", "arguments": {"p": {"$ref": "x"}, "default": {"$ref": "y"}}}
+WRONG = {"name": "Trip", "arguments": {"start": {"town": "Rome"}, "stops": []}}
+
+
+def accepts(grammar, document):
+    """Whether an answer may be this document, by the library which holds models to grammars."""
+    tokenizer = LLTokenizer("byte")
+    matcher = Grammars(tokenizer).matcher(grammar)._inner
+    tokens = tokenizer.tokenize_str(json.dumps(document, separators=(",", ":")))
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+@pytest.mark.parametrize(
+    ("choice", "good", "bad"),
+    [
+        pytest.param(
+            "required",
+            [A_TRIP, A_NODE, AN_OLD, [A_TRIP], [A_NODE, A_TRIP, AN_OLD]],
+            [WRONG, [], [A_TRIP, WRONG], [A_TRIP] * (MAX_CALLS + 1)],
+            id="required",
+        ),
+        pytest.param(
+            {"type": "function", "function": {"name": "Node"}}, [A_NODE], [A_TRIP, [A_NODE]], id="a named one with itself inside"
+        ),
+        pytest.param({"type": "function", "function": {"name": "Trip"}}, [A_TRIP], [WRONG, A_NODE], id="a named one"),
+    ],
+)  # fmt: skip
+def test_calls_are_held_to_nested_types(choice, good, bad):
+    grammar = tools_of({"tools": [TRIP, NODE, OLD], "tool_choice": choice}).grammar()
+
+    assert [accepts(grammar, document) for document in good] == [True] * len(good)
+    assert [accepts(grammar, document) for document in bad] == [False] * len(bad)
+
+
+def test_one_call_is_one_call_where_several_are_not_wanted():
+    tools = tools_of({"tools": [TRIP], "tool_choice": "required", "parallel_tool_calls": False})
+    several = tools_of({"tools": [TRIP], "tool_choice": "auto"})
+    text = f"<tool_call>{json.dumps(A_TRIP)}</tool_call>" * 2
+
+    assert accepts(tools.grammar(), A_TRIP) and not accepts(tools.grammar(), [A_TRIP])
+    assert [len(calls_in(given, text)[1]) for given in (tools, several)] == [1, 2]
+
+
+def test_a_tools_bad_schema_is_told_as_the_tools():
+    grammar = tools_of({"tools": [tool("f", {"type": "nonsense"})], "tool_choice": "required"}).grammar()
+
+    with pytest.raises(InvalidRequest) as refused:
+        Grammars(LLTokenizer("byte")).matcher(grammar)
+
+    assert refused.value.param == "tools"

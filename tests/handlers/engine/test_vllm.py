@@ -120,6 +120,7 @@ def test_what_leaves_one_token_is_asked_for_as_greedy(engine, greedy):
     [
         ("json_object", {"json_object": True, "disable_any_whitespace": True}),
         ('json_schema:{"type": "object"}', {"json": '{"type": "object"}', "disable_any_whitespace": True}),
+        ('tools:{"type": "object"}', {"json": '{"type": "object"}', "disable_any_whitespace": True}),
         ("regex:a|b", {"regex": "a|b"}),
         ("lark:start: A", {"grammar": "start: A"}),
     ],

@@ -21,6 +21,7 @@ from .errors import ModelError, ModelNotFound, RequestError, headers_of, status_
 from .models import Models
 from .openai_body import Invalid
 from .openai_text import sse
+from .openai_tools import tools_of
 from .options import FrontendOptions
 from .web import Request, Route
 
@@ -145,10 +146,17 @@ class OpenAI:
         await request.answer(200, {"object": "list", "data": data, "model": name, "usage": usage})
 
     async def tokenize(self, request: Request) -> None:
-        """POST /tokenize"""
+        """POST /tokenize: of a prompt, or of messages with all that a chat puts into the template."""
         given = body.parse(request.body)
         if "messages" in given:
-            wanted = TokenizeRequest(messages=schema.messages_of(given))
+            continued = body.flag(given, "continue_final_message")
+            wanted = TokenizeRequest(
+                messages=schema.messages_of(given),
+                tools=[{"type": "function", "function": function} for function in tools_of(given).functions] or None,
+                add_generation_prompt=body.flag(given, "add_generation_prompt", not continued),
+                continue_final_message=continued,
+                template_options=schema.options_of(given, "chat_template_kwargs"),
+            )
         else:
             special = body.flag(given, "add_special_tokens", True)
             wanted = TokenizeRequest(prompt=body.text(given, "prompt"), add_special_tokens=special)

@@ -124,6 +124,10 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     prompt: str | None = None
     messages: list[Message] | None = None
+    tools: list[dict[str, object]] | None = None  # with messages, as a GenerationRequest has them
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_options: dict[str, object] = {}
     ids: list[int] | None = None
     add_special_tokens: bool = True
 

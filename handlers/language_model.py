@@ -162,7 +162,14 @@ class LanguageModel:
         if wanted.ids is not None:
             text = tokenizer.decode(wanted.ids, skip_special_tokens=False)
         elif wanted.messages is not None:
-            ids = prompt_ids(tokenizer, GenerationRequest(messages=wanted.messages))
+            chat = GenerationRequest(
+                messages=wanted.messages,
+                tools=wanted.tools,
+                add_generation_prompt=wanted.add_generation_prompt,
+                continue_final_message=wanted.continue_final_message,
+                template_options=wanted.template_options,
+            )
+            ids = prompt_ids(tokenizer, chat)
         elif wanted.prompt is not None:
             ids = tokenizer.encode(wanted.prompt, wanted.add_special_tokens)
         answer = TokenizeAnswer(

@@ -326,3 +326,32 @@ def test_tokens_are_counted_and_joined(serve):
         assert (await ask("/tokenize", {"messages": USER}))["count"] > 6
 
     serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        pytest.param({}, "Hi! :", id="nothing"),
+        pytest.param({"tools": [WEATHER]}, "Hi!weather :", id="tools"),
+        pytest.param({"tools": [WEATHER], "tool_choice": "none"}, "Hi! :", id="tools that are not to be called"),
+        pytest.param({"add_generation_prompt": False}, "Hi! ", id="no prompt for the answer"),
+        pytest.param({"continue_final_message": True}, "Hi!", id="an answer that goes on"),
+        pytest.param({"chat_template_kwargs": {"mood": "x"}}, "Hi! x:", id="variables of the template"),
+    ],
+)
+def test_messages_are_tokenized_as_a_chat_has_them(serve, more, text):
+    template = (
+        "{{ messages[0].content }}{% for t in tools or [] %}{{ t.function.name }}{% endfor %} {{ mood }}"
+        "{% if add_generation_prompt %}:{% endif %}"
+    )
+
+    async def scenario(client, worker, plane):
+        given = {"messages": [{"role": "user", "content": "Hi!"}], **more}
+        http = await plane.client()
+        answer = json.loads((await http.ask("/tokenize", json.dumps(given).encode(), method="POST")).body)
+        chat = await client.chat.completions.create(model="m", messages=given["messages"], max_tokens=2, extra_body=more)
+
+        assert bytes(answer["tokens"]).decode() == text
+        assert answer["count"] == chat.usage.prompt_tokens
+
+    serve(scenario, {"chat_template": template})

@@ -150,7 +150,7 @@ class Scheduler:
                 self._give_back(slot, start, end)
 
     def _admit(self, budget: int) -> None:
-        unread = sum(row.pending for row in self.running if not row.decoding)
+        unread = self._unread()
         while self._waiting:
             sequence = self._waiting[0][2]
             if self._waits_for_sibling(sequence):
@@ -160,6 +160,7 @@ class Scheduler:
                 if weakest.order[0] <= sequence.order[0]:
                     return
                 self._preempt(weakest)
+                unread = self._unread()
                 continue
             needed = len(sequence.ids) + (1 if sequence.kind == "generate" else 0)
             if unread >= max(budget, 1) or (self.running and needed > self._room() - unread):
@@ -167,6 +168,9 @@ class Scheduler:
             heapq.heappop(self._waiting)
             self._start(sequence)
             unread += sequence.pending
+
+    def _unread(self) -> int:
+        return sum(row.pending for row in self.running if not row.decoding)
 
     @staticmethod
     def _waits_for_sibling(sequence: Sequence) -> bool:
@@ -196,4 +200,4 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.slots.release(sequence.slot)
-        sequence.slot, sequence.computed = None, 0
+        sequence.slot, sequence.computed, sequence.states = None, 0, None

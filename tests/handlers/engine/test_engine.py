@@ -267,6 +267,18 @@ def test_urgent_requests_come_first_and_take_a_row_if_they_must():
     assert len({tuple(answer.tokens()) for answer in slow}) == 1
 
 
+def test_an_urgent_request_takes_the_row_of_a_prompt_that_is_being_read():
+    engine = make(max_rows=1, max_tokens=8)
+    slow = ask(engine, [1] * 50, priority=5, max_tokens=3)
+    engine.step()
+
+    urgent = ask(engine, [4, 5], priority=0, max_tokens=2)
+
+    assert engine.step() and len(urgent.tokens()) == 1
+    run(engine)
+    assert (urgent.finish, slow.finish) == ("length", "length")
+
+
 def test_a_text_ends_at_the_end_token_unless_it_is_to_be_ignored():
     tokens = tiny_models.generate(tiny_models.model("llama"), [5, 6, 7], 20)
     end = tokens[4]
@@ -339,6 +351,21 @@ def test_a_decoder_embeds_by_its_last_hidden_states(pooling):
     run(engine)
 
     assert answer.events[0].embedding == pytest.approx((wanted / wanted.norm()).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_an_embedding_that_was_preempted_is_the_same(pooling):
+    engine, ids = make(max_tokens=7, max_rows=1, pooling=pooling), list(range(30))
+    alone = ask(engine, ids, kind="embed", max_tokens=0)
+    run(engine)
+
+    answer = ask(engine, ids, kind="embed", priority=1, max_tokens=0)
+    engine.step()
+    ask(engine, [3, 4], max_tokens=2)
+    run(engine)
+
+    assert engine.stats().preempted == 1
+    assert answer.events[0].embedding == pytest.approx(alone.events[0].embedding, abs=1e-4)
 
 
 def test_biases_decide():

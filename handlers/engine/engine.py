@@ -47,7 +47,8 @@ class Engine:
         grammars: Grammars | None = None,
     ) -> None:
         self.runner, self.max_model_len, self.vocab_size = runner, runner.max_model_len, runner.vocab_size
-        self._eos, self._pooling, self._normalize, self._grammars = tuple(eos_token_ids), pooling, normalize, grammars
+        self._eos = tuple(token for token in eos_token_ids if 0 <= token < self.vocab_size)  # a tokenizer may have more
+        self._pooling, self._normalize, self._grammars = pooling, normalize, grammars
         kv_tokens = max(limits.kv_tokens or slots * runner.max_model_len, runner.max_model_len)
         bounded = kv_tokens < slots * runner.max_model_len and runner.device.type == "cpu"
         self._scheduler = Scheduler(
@@ -261,7 +262,8 @@ class Engine:
             if not row.told:
                 row.told = True
                 event.cached_tokens, event.began = row.cached, row.began
-                event.prompt_logprobs = row.scored if row.score_from is not None else None
+                reader = row.after or row  # the first choice reads for all
+                event.prompt_logprobs = reader.scored if reader.score_from is not None else None
                 self._counts["prompt_tokens"] += row.prompt_length
                 self._counts["cached_tokens"] += row.cached
             if event.finish is not None:

@@ -16,6 +16,7 @@ from .sequence import Sequence
 MASK = (1 << 64) - 1
 FEW = 1024  # a larger top_k is filtered over the whole vocabulary
 NEVER = float("-inf")
+COLD = 1e-5  # a temperature below is greedy: dividing by it overflows
 BLOCK = 128
 
 
@@ -58,7 +59,7 @@ def best(logits: torch.Tensor) -> torch.Tensor:
 
 def greedy(row: Sequence) -> bool:
     params = row.params
-    return params.temperature <= 0 or params.top_k == 1 or params.top_p <= 0
+    return params.temperature < COLD or params.top_k == 1 or params.top_p <= 0
 
 
 def logprobs(logits: torch.Tensor, tokens: Rows[int], alternatives: int) -> list[Logprob]:

@@ -323,6 +323,18 @@ def test_logprobs_are_those_of_the_raw_logits():
     assert of_prompt[2].logprob == pytest.approx(float(truth[1, prompt[2]]), abs=1e-4)
 
 
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_every_choice_knows_the_logprobs_of_the_prompt(tokens):
+    engine = make(max_tokens=7, max_rows=2)
+
+    answer = ask(engine, list(range(20)), n=3, max_tokens=tokens, prompt_logprobs=1)
+    run(engine)
+
+    firsts = [next(event for event in answer.events if event.index == index) for index in range(3)]
+    assert [len(first.prompt_logprobs) for first in firsts] == [20] * 3
+    assert firsts[0].prompt_logprobs == firsts[2].prompt_logprobs
+
+
 @torch.inference_mode()
 def test_scores_are_the_models_own_also_in_chunks_and_after_a_shared_prefix():
     engine = make(max_tokens=7)

@@ -149,6 +149,32 @@ def test_a_schema_is_kept_even_by_a_model_that_knows_nothing(folders, temperatur
     assert worker.events(reply)[-1].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_complete_text_ends_though_more_tokens_were_wanted(folders, temperature):
+    model = worker.start(TextGeneration, folders("llama"))
+
+    reply = generate(model, min_tokens=50, max_tokens=60, temperature=temperature, grammar="regex:the (cat|dog)")
+
+    assert worker.text(reply) in ("the cat", "the dog")
+    assert worker.events(reply)[-1].finish_reason == "stop"
+
+
+def test_a_text_held_to_a_grammar_survives_its_preemption(folders):
+    model = worker.start(TextGeneration, folders("llama"), max_batch_rows=1)
+    params = SamplingParams(temperature=1, seed=3, max_tokens=80, grammar=f"json_schema:{json.dumps(SCHEMA)}")
+    wanted = GenerationRequest(prompt="the cat", sampling=params, priority=1)
+    alone = worker.run(model, worker.send(model, "generate", wanted))
+
+    reply = worker.send(model, "generate", wanted)
+    for _ in range(9):
+        model.step()
+    urgent = worker.send(model, "generate", GenerationRequest(prompt="dog", sampling=SamplingParams(max_tokens=3)))
+    worker.run(model, reply, urgent)
+
+    assert model.engine.stats().preempted == 1
+    assert worker.text(reply) == worker.text(alone)
+
+
 def test_a_schema_that_cannot_be_read_is_refused(folders):
     model = worker.start(TextGeneration, folders("llama"))
 

@@ -44,6 +44,7 @@ def test_tokens_come_as_often_as_they_are_likely():
         pytest.param({"min_p": 0.2}, {0, 1, 2}, id="min_p"),
         pytest.param({"temperature": 0.0}, {0}, id="temperature 0"),
         pytest.param({"temperature": 0.01}, {0}, id="a low temperature"),
+        pytest.param({"temperature": 1e-45}, {0}, id="a temperature that is next to nothing"),
         pytest.param({"temperature": 100.0}, {0, 1, 2, 3, 4}, id="a high temperature"),
         pytest.param({"top_k": 2000}, {0, 1, 2, 3, 4}, id="top_k beyond the vocabulary"),
         pytest.param({"logit_bias": {0: -100.0, 4: 100.0}}, {4}, id="biases"),

@@ -1,4 +1,4 @@
-"""Embeddings from encoders such as MiniLM: what waits is sorted by length and run in padded batches."""
+"""Embeddings from encoders such as MiniLM: what waits is run in padded batches of like length."""
 
 import itertools
 import logging
@@ -96,8 +96,17 @@ class EncoderEngine:
         return ids[: limit - len(end)] + end if end and len(end) < limit and ids[-len(end) :] == end else ids[:limit]
 
     def _take(self) -> list[tuple[list[int], Sink]]:
-        """The most urgent, then those of like length, as many as fit."""
-        order = sorted(self._waiting, key=lambda handle: (self._waiting[handle][0], len(self._waiting[handle][1])))
+        """The most urgent that waits the longest, then those of like length, as many as fit."""
+        if not self._waiting:
+            return []
+        first = min(self._waiting, key=lambda handle: (self._waiting[handle][0], handle))
+        length = len(self._waiting[first][1])
+
+        def place(handle: int) -> tuple[bool, int, int]:
+            priority, ids, _ = self._waiting[handle]
+            return handle != first, priority, abs(len(ids) - length)
+
+        order = sorted(self._waiting, key=place)
         batch: list[tuple[list[int], Sink]] = []
         longest = 0
         for handle in order:

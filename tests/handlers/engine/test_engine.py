@@ -252,6 +252,42 @@ def test_who_leaves_frees_everything_within_a_step():
     assert_nothing_is_left(engine)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_comes_and_goes_everybody_gets_what_generate_gives(seed):
+    chance, model = random.Random(seed), tiny_models.model("llama")
+    limits = {
+        "max_rows": chance.randint(1, 8),
+        "max_tokens": chance.choice([20, 64, 300]),
+        "kv_tokens": chance.choice([0, 300]),
+    }
+    engine, shared, asked = make(slots=8, **limits), list(range(200)) + list(range(56)), []
+
+    for _ in range(40):
+        length = chance.choice([1, chance.randint(1, 60), BLOCK, LENGTH - 1])
+        ids = shared[:length] if chance.random() < 0.5 else [chance.randrange(200) for _ in range(length)]
+        params = {
+            "n": chance.randint(1, 3),
+            "max_tokens": chance.choice([0, 1, 7]),
+            "prompt_logprobs": chance.choice([None, 0]),
+        }
+        asked.append((ids, params, ask(engine, ids, priority=chance.randint(0, 1), **params)))
+        ask(engine, shared, kind=chance.choice(["score", "embed"]), max_tokens=0)  # as long as the context
+        if chance.random() < 0.2:
+            engine.abort(asked.pop()[2].handle)
+        assert engine.step()
+    while engine.stats().running or engine.stats().waiting:
+        assert engine.step() or not engine.stats().waiting  # never asleep on requests
+    assert_nothing_is_left(engine)
+
+    for ids, params, answer in asked:
+        wanted = tiny_models.generate(model, ids, params["max_tokens"]) if params["max_tokens"] else []
+        wanted = wanted[: LENGTH - len(ids)]
+        assert [answer.tokens(index) for index in range(params["n"])] == [wanted] * params["n"]
+        assert sum(event.finish == "length" for event in answer.events) == params["n"]
+        told = [len(event.prompt_logprobs) for event in answer.events if event.prompt_logprobs is not None]
+        assert told == ([] if params["prompt_logprobs"] is None else [len(ids)] * params["n"])
+
+
 def test_urgent_requests_come_first_and_take_a_row_if_they_must():
     engine = make(max_rows=2)
     slow = [ask(engine, [1, 2, 3], priority=5, max_tokens=30) for _ in range(4)]

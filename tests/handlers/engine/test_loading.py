@@ -255,6 +255,17 @@ def test_how_long_an_encoders_texts_may_be(tmp_path, of_tokenizer, of_sentences,
     assert worker.start(Embedding, tmp_path, **section).engine.max_model_len == length
 
 
+def test_a_long_text_does_not_wait_for_all_the_short_ones_that_come_after_it(folders):
+    engine, done = EncoderEngine(AutoModel.from_pretrained(folders("bert")).eval(), max_model_len=500), []
+    engine.add_request([5] * 500, SamplingParams(), lambda event: done.append("long"), kind="embed")
+    for _ in range(3):
+        for _ in range(20):
+            engine.add_request([5] * 300, SamplingParams(), lambda event: done.append("short"), kind="embed")
+        engine.step()
+
+    assert "long" in done
+
+
 def test_texts_that_an_encoder_fails_on_are_told_and_the_next_works(folders):
     model = worker.start(Embedding, folders("bert"))
     forward, model.engine._model.forward = model.engine._model.forward, None

@@ -53,6 +53,8 @@ class Detokenizer:
     def _take(self, final: bool) -> str:
         before = self._decode(self._ids[self._from : self._shown])
         now = self._decode(self._ids[self._from :])
+        if before.endswith(HALF) and not now.startswith(before):  # half a character at the prompt's end is whole now
+            before = before.rstrip(HALF)
         if len(now) <= len(before) or (now.endswith(HALF) and not final):
             return ""
         self._from, self._shown = self._shown, len(self._ids)

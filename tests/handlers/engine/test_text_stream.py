@@ -41,6 +41,19 @@ def test_text_ends_before_the_stop_string(text, stop, shown):
     assert "".join(piece.text for piece in pieces(text, stop)) == shown
 
 
+@pytest.mark.parametrize(
+    ("rest", "shown"), [pytest.param(b"\x85xyz", "🦅xyz", id="goes on"), pytest.param(b"xyz", "xyz", id="does not")]
+)
+def test_a_prompt_may_end_in_half_a_character(rest, shown):
+    def decode(ids):  # as byte fallback does: a mark for each byte of what is no character
+        text = bytes(ids)
+        return text.decode(errors="replace").replace("\N{REPLACEMENT CHARACTER}", "\N{REPLACEMENT CHARACTER}" * 3)
+
+    stream = TextStream(decode, context=list("🦅".encode()[:3]))
+
+    assert "".join([stream.push([token]).text for token in rest]) + stream.finish().text == shown
+
+
 def test_nothing_of_a_stop_string_is_shown_early():
     stream = TextStream(BYTES.decode, ["STOP"])
 

@@ -155,15 +155,17 @@ class Scheduler:
             sequence = self._waiting[0][2]
             if self._waits_for_sibling(sequence):
                 return
-            if len(self.running) >= self._max_rows or not self.slots.free:
-                weakest = self._least_important()
-                if weakest.order[0] <= sequence.order[0]:
+            needed = len(sequence.ids) + (1 if sequence.kind == "generate" else 0)
+            no_row = len(self.running) >= self._max_rows or not self.slots.free
+            if no_row or (self.running and needed > self._room() - unread):
+                weaker = [row for row in self.running if row.order[0] > sequence.order[0]]
+                reach = self._room() - unread + sum(len(row.ids) for row in weaker)
+                if not weaker or (len(weaker) < len(self.running) and needed > reach):
                     return
-                self._preempt(weakest)
+                self._preempt(self._least_important())
                 unread = self._unread()
                 continue
-            needed = len(sequence.ids) + (1 if sequence.kind == "generate" else 0)
-            if unread >= max(budget, 1) or (self.running and needed > self._room() - unread):
+            if unread >= max(budget, 1):
                 return
             heapq.heappop(self._waiting)
             self._start(sequence)

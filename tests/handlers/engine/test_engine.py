@@ -303,6 +303,35 @@ def test_urgent_requests_come_first_and_take_a_row_if_they_must():
     assert len({tuple(answer.tokens()) for answer in slow}) == 1
 
 
+def test_an_urgent_request_takes_memory_if_it_must():
+    engine = make(max_rows=4, kv_tokens=LENGTH)
+    slow = [ask(engine, [token] * 100, priority=5, max_tokens=20) for token in (1, 2)]
+    for _ in range(12):
+        engine.step()
+
+    urgent = ask(engine, [3] * 120, priority=0, max_tokens=2)
+    for _ in range(8):
+        engine.step()
+
+    assert urgent.finish == "length" and not any(answer.finish for answer in slow)
+    run(engine)
+    assert [len(answer.tokens()) for answer in slow] == [20, 20]
+
+
+def test_an_urgent_request_preempts_nobody_if_that_is_not_enough():
+    engine = make(max_rows=4, kv_tokens=LENGTH)
+    ask(engine, [1] * 150, max_tokens=10)
+    ask(engine, [2] * 40, priority=5, max_tokens=10)
+    for _ in range(11):
+        engine.step()
+
+    ask(engine, [3] * 120, max_tokens=2)
+    engine.step()
+
+    assert engine.stats().preempted == 0
+    run(engine)
+
+
 def test_an_urgent_request_takes_the_row_of_a_prompt_that_is_being_read():
     engine = make(max_rows=1, max_tokens=8)
     slow = ask(engine, [1] * 50, priority=5, max_tokens=3)

@@ -146,6 +146,12 @@ class Links:
     def report(self, metrics: Iterable[Metric]) -> None:
         self.tell(Kind.METRICS, list(metrics))
 
+    def reassure(self) -> None:
+        """Whoever waits for an answer hears that it is being worked for: a whole one may take longer than silence may last."""
+        for link in self._links:
+            if link.exchanges:
+                link.write(pack(Kind.ALIVE, 0))
+
     def stop(self) -> None:
         """No more clients; those which are connected are told that they should go, and what they sent is still answered."""
         if self.stopping:

@@ -12,7 +12,8 @@ A frame is `length:u32 kind:u8 id:u64 | payload`, little endian, `length` being 
     client → worker   REQUEST(RequestHead, body)  CANCEL
     worker → client   HELLO(Hello) first of all; then for each request either
                       RESPONSE(ResponseHead, body)  or  START(ResponseHead) CHUNK(body)… END(EndHead);
-                      GOAWAY once, when it takes no more: what was sent before is still answered.
+                      GOAWAY once, when it takes no more: what was sent before is still answered;
+                      ALIVE now and then to whoever waits for an answer, as long as the worker's loop turns.
 
 A cancelled request still gets its last frame (an empty RESPONSE, or END) as soon as the worker has dropped it: only then is
 its credit free again, so a client that comes and goes can not flood a worker that is busy.
@@ -43,6 +44,7 @@ class Kind(IntEnum):
     END = 6
     CANCEL = 7
     GOAWAY = 8
+    ALIVE = 9
     CONFIG = 16
     READY = 17
     FAILED = 18
@@ -108,6 +110,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     decode_input_request: bool = True
     sequence_id_header: str = "ts_request_sequence_id"
     max_response_bytes: int = 6553500
+    response_timeout_seconds: float = 120.0  # who waits for an answer and hears nothing for so long gives the worker up
     busy_poll_us: int = 0
     metrics_config: str | None = None  # path of a metrics.yaml
     metrics_mode: str = "log"

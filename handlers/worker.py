@@ -36,6 +36,7 @@ from .running import BAD_REQUEST, FAULT, Runner, verdict
 logger = logging.getLogger(__name__)
 
 WRITE_AFTER_SECONDS = 0.0002  # answers wait so long for company: fewer writes, and the HTTP process has work meanwhile
+ALIVE_EVERY = 1 / 4  # of the time after which a silent worker is given up
 LEAVE_AFTER_SECONDS = 5.0  # how long a stopped worker waits for clients to hang up
 
 
@@ -93,6 +94,8 @@ class Worker:
         hello = Hello(config.model, config.version, config.worker_id, os.getpid(), credit)
         self.links.listen(config.listen, hello)
         self._busy = 0.0
+        self._reassure_after = ALIVE_EVERY * config.response_timeout_seconds
+        self._reassured = time.monotonic()
         self.links.stop_on(signal.SIGTERM)
         self.links.tell(Kind.READY, ready or Ready())
         self.links.flush()
@@ -104,7 +107,10 @@ class Worker:
         raise NotImplementedError
 
     def breathe(self, seconds: float | None = 0.0) -> None:
-        """Write what there is, read what has come."""
+        """Write what there is, read what has come. A step or a batch that hangs does not come here, and so is found out."""
+        if (now := time.monotonic()) - self._reassured > self._reassure_after:
+            self._reassured = now
+            self.links.reassure()
         if pending := self._context.metrics.drain():
             self.links.report(pending)
         self.links.flush()

@@ -225,6 +225,7 @@ class Pool:
             decode_input_request=settings.decode_input_request,
             sequence_id_header=settings.ts_header_key_sequence_id,
             max_response_bytes=settings.max_response_size,
+            response_timeout_seconds=record.response_timeout,
             busy_poll_us=settings.busy_poll_us,
             metrics_config=settings.metrics_config,
             metrics_mode=settings.metrics_mode,

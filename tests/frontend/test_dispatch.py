@@ -1,6 +1,9 @@
 import asyncio
 import time
 
+import pytest
+
+from ..handlers.worker_client import config_of, running
 from .conftest import until
 
 HOLD = b'{"do": "hold"}'
@@ -169,6 +172,59 @@ def test_a_silent_worker_is_given_up_and_reported(run, runtime):
         server.close()
 
     run(scenario)
+
+
+@pytest.fixture
+def slow_model(run, runtime, tmp_path):
+    """Runs `scenario(plane, worker)` with a real worker of a text model: 10 tokens a second, given up after 1 s of silence."""
+
+    def start(scenario, **mock):
+        section = {"engine": "mock", "mock": {"steps_per_second": 10} | mock}
+        config = config_of(
+            tmp_path, handler="text_generation", model_yaml={"handler": section}, response_timeout_seconds=1.0
+        )
+        with running(config) as worker:
+            worker.worker_id, worker.address = "w1", config.listen
+
+            async def scene(plane):
+                plane.publish(worker, capabilities=["generate"], response_timeout_seconds=1.0)
+                await scenario(plane, worker)
+
+            run(scene)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/predictions/m", b'{"prompt": "x", "max_tokens": 25}', id="HELM"),
+        pytest.param("/v1/completions", b'{"model": "m", "prompt": "x", "max_tokens": 25}', id="OpenAI"),
+    ],
+)
+def test_a_worker_may_take_longer_over_a_whole_answer_than_silence_may_last(slow_model, path, body):
+    async def scenario(plane, worker):
+        (client,) = await clients(plane, 1)
+
+        answer = await client.ask(path, body)
+
+        assert (answer.status, worker.process.poll()) == (200, None)
+
+    slow_model(scenario)
+
+
+def test_a_step_that_hangs_is_still_found_out(slow_model, monkeypatch):
+    async def scenario(plane, worker):
+        stalled = []
+        monkeypatch.setattr(plane.app.models.find("m"), "_on_stalled", stalled.append)
+        (client,) = await clients(plane, 1)
+
+        answer = await client.ask("/predictions/m", b'{"prompt": "x", "max_tokens": 25}')
+
+        assert (answer.status, stalled) == (500, ["w1"])
+        assert b"gave no answer for 1 s" in answer.body
+
+    slow_model(scenario, stall_at_step=3)
 
 
 def test_nothing_is_sent_to_a_worker_that_has_not_said_hello(run):

@@ -46,6 +46,7 @@ async def generate(
         request_id=request.request_id,
         headers=request.raw_headers,
         priority=wanted.priority,
+        whole=not wanted.stream,
     ) as stream:
         async for chunk in stream:
             event = decode_event(chunk)

@@ -5,6 +5,7 @@ returned sees its effect. Not for: state of any kind; all of it comes from the t
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -97,14 +98,11 @@ class Models:
         priority: int = 0,
     ) -> "Answer":
         """One answer, whole: a stream's chunks are joined. Cancelling the task cancels the request."""
-        async with self.stream(queue, operation, body, request_id=request_id, headers=headers, priority=priority) as stream:
+        async with self.stream(
+            queue, operation, body, request_id=request_id, headers=headers, priority=priority, whole=True
+        ) as stream:
             head = await stream.head()
-            parts, size = [], 0
-            async for part in stream:
-                parts.append(part)
-                size += len(part)
-                if size > self.max_response_bytes:
-                    raise ResponseTooLarge(self.max_response_bytes)
+            parts = [part async for part in stream]
         return Answer(head, b"".join(parts))
 
     def stream(
@@ -116,10 +114,16 @@ class Models:
         request_id: str = "",
         headers: list[tuple[bytes, bytes]] | None = None,
         priority: int = 0,
+        whole: bool = False,
     ) -> "Stream":
-        """The answer in chunks as they come; one chunk when the worker answers at once."""
+        """The answer in chunks as they come; one chunk when the worker answers at once.
+
+        `whole`: the client gets it in one piece, so its size is limited, not what waits to be taken.
+        """
         head = RequestHead(operation, request_id, headers or [], priority=priority)
-        return Stream(head, body, queue, self.backlog_bytes)
+        if whole:
+            return Stream(head, body, queue, most_bytes=self.max_response_bytes)
+        return Stream(head, body, queue, backlog_limit=self.backlog_bytes)
 
 
 @dataclass(frozen=True)
@@ -132,17 +136,28 @@ class Stream(Call):
     """`async with models.stream(…) as stream:` — `await stream.head()`, then `async for chunk in stream`.
 
     Raises what `errors` names: QueueFull and NoWorker on entering, ModelError when the handler refuses, WorkerDied when
-    its process ends. Leaving the block early cancels the request in the worker.
+    its process ends, SlowReader when a chunk comes while more than `backlog_limit` bytes of earlier ones still lie here,
+    ResponseTooLarge beyond `most_bytes`. Leaving the block early cancels the request in the worker.
     """
 
-    __slots__ = ("_backlog", "_backlog_limit", "_chunks", "_entered", "_error", "_finished", "_head", "_queue", "_waiter")
+    __slots__ = (
+        "_backlog", "_backlog_limit", "_chunks", "_entered", "_error", "_finished", "_head", "_most_bytes", "_queue", "_size",
+        "_waiter",
+    )  # fmt: skip
 
-    def __init__(self, request: RequestHead, body: bytes, queue: ModelQueue, backlog_limit: int) -> None:
+    def __init__(
+        self,
+        request: RequestHead,
+        body: bytes,
+        queue: ModelQueue,
+        backlog_limit: float = math.inf,
+        most_bytes: float = math.inf,
+    ) -> None:
         super().__init__(request, body)
         self._queue = queue
         self._chunks: deque[bytes] = deque()
-        self._backlog = 0
-        self._backlog_limit = backlog_limit
+        self._size, self._most_bytes = 0, most_bytes
+        self._backlog, self._backlog_limit = 0, backlog_limit
         self._head: ResponseHead | None = None
         self._error: RequestError | None = None
         self._finished = False
@@ -199,10 +214,13 @@ class Stream(Call):
         if head.error:
             param = next((value for name, value in head.headers if name == "param"), None)
             self._error = ModelError(head.status, head.error, bytes(body).decode(errors="replace"), param)
+        elif len(body) > self._most_bytes:
+            self._error = ResponseTooLarge(int(self._most_bytes))
         else:
             self._head = head
             if body:
                 self._chunks.append(bytes(body))
+                self._backlog += len(body)
         self._wake()
 
     def started(self, head: ResponseHead) -> None:
@@ -211,12 +229,19 @@ class Stream(Call):
         self._wake()
 
     def chunk(self, body: memoryview) -> None:
-        self._chunks.append(bytes(body))
-        self._backlog += len(body)
-        if self._backlog > self._backlog_limit:
-            self._queue.cancel(self)
-            self.failed(SlowReader("The client does not read its stream."))
-        self._wake()
+        self._size += len(body)
+        if self._size > self._most_bytes:
+            self._give_up(ResponseTooLarge(int(self._most_bytes)))
+        elif self._backlog > self._backlog_limit and self._waiter is None:  # else it has not had its turn yet
+            self._give_up(SlowReader("The client does not read its stream."))
+        else:
+            self._chunks.append(bytes(body))
+            self._backlog += len(body)
+            self._wake()
+
+    def _give_up(self, error: RequestError) -> None:
+        self._queue.cancel(self)
+        self.failed(error)
 
     def ended(self, error: str) -> None:
         self._finished = True

@@ -9,6 +9,7 @@ import openai
 import pydantic
 import pytest
 
+from .conftest import until
 from .text_worker import CAPABILITIES, TextWorker
 
 USER = [{"role": "user", "content": "Hello!"}]
@@ -156,6 +157,45 @@ def test_a_chat_tells_log_probabilities_with_bytes(serve):
         first = answer.choices[0].logprobs.content[0]
         assert bytes(first.bytes).decode() == first.token
         assert len(first.top_logprobs) == 3 and first.logprob <= 0
+
+    serve(scenario)
+
+
+MANY_LOGPROBS = {"model": "m", "messages": USER, "logprobs": True, "top_logprobs": 20}
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+def test_a_whole_answer_may_be_larger_than_what_a_stream_may_leave_lying(serve, choices):
+    async def scenario(client, worker, plane):
+        answer = await client.chat.completions.create(**MANY_LOGPROBS, max_tokens=1500, n=choices)
+
+        assert [len(choice.logprobs.content) for choice in answer.choices] == [1500] * choices
+
+    serve(scenario)
+
+
+def test_a_whole_answer_is_bounded_by_max_response_size(serve):
+    async def scenario(client, worker, plane):
+        plane.app.models.max_response_bytes = 10_000
+
+        with pytest.raises(openai.InternalServerError, match="max_response_size") as refused:
+            await client.chat.completions.create(**MANY_LOGPROBS, max_tokens=800)
+
+        assert refused.value.status_code == 507
+
+    serve(scenario)
+
+
+def test_who_does_not_read_its_stream_is_cut_off(serve):
+    async def scenario(client, worker, plane):
+        plane.app.models.backlog_bytes = 10_000
+        reader = await plane.client()
+
+        reader.send(
+            "/v1/chat/completions", json.dumps(MANY_LOGPROBS | {"max_tokens": 4000, "n": 8, "stream": True}).encode()
+        )
+
+        await until(lambda: worker.stats.aborted)
 
     serve(scenario)
 

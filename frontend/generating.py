@@ -50,7 +50,7 @@ async def generate(
     ) as stream:
         async for chunk in stream:
             event = decode_event(chunk)
-            if event.error or event.finish_reason in ("error", "abort"):
+            if event.error or event.failed:
                 raise GenerationFailed(event.error or "The generation was given up.")
             yield event
 

@@ -7,7 +7,7 @@ import msgspec
 
 from .base import Reply, Request
 from .generation import GenerationEvent, GenerationRequest, InvalidRequest, Message, SamplingParams
-from .language_model import LanguageModel
+from .language_model import LanguageModel, gave_up
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -17,6 +17,9 @@ class Chat(LanguageModel):
         wanted = self._read(request)
 
         def finish(event: GenerationEvent) -> None:
+            if event.failed:
+                gave_up(reply, event.error)
+                return
             usage = event.usage
             body = {
                 "message": {"role": "assistant", "content": event.text},

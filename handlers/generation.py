@@ -94,6 +94,10 @@ class GenerationEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     )
     error: str = ""
 
+    @property
+    def failed(self) -> bool:
+        return self.finish_reason in ("error", "abort")
+
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Log-likelihood of each suffix after its prefix."""

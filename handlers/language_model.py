@@ -192,7 +192,7 @@ class LanguageModel:
             self._jobs.pop(request.id, None)
             watch.ended("error" if isinstance(answer, Failed) else "stop")
             if isinstance(answer, Failed):
-                reply.respond(str(answer).encode(), status=503, error="InternalServerException")
+                gave_up(reply, str(answer))
             else:
                 done(answer)
 
@@ -208,6 +208,13 @@ class LanguageModel:
 def refuse(reply: Reply, error: InvalidRequest) -> None:
     headers = [("param", error.param)] if error.param else []
     reply.respond(str(error).encode(), status=400, headers=headers, error="InvalidRequest")
+
+
+def gave_up(reply: Reply, error: str) -> None:
+    """The engine failed, or ends; `error` is the exception's type. What the client is told is what other handlers' clients are."""
+    memory = error.endswith("MemoryError")
+    message = b"Out of resources" if memory else b"Prediction failed"
+    reply.respond(message, status=507 if memory else 503, error="InternalServerException")
 
 
 def mock_engine(config: TextModelConfig, tokenizer: Tokenizer) -> EngineLike:

@@ -5,7 +5,7 @@ import time
 from . import helm
 from .base import Reply, Request
 from .generation import GenerationEvent
-from .language_model import LanguageModel
+from .language_model import LanguageModel, gave_up
 
 
 class TextGeneration(LanguageModel):
@@ -14,6 +14,9 @@ class TextGeneration(LanguageModel):
         events: list[GenerationEvent] = []
 
         def finish() -> None:
+            if failed := next((event for event in events if event.failed), None):
+                gave_up(reply, failed.error)
+                return
             body = helm.answer(wanted, events, time.monotonic() - began, self.config.deny)
             reply.respond(body, content_type="application/json")
 

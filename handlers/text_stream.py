@@ -5,7 +5,7 @@ import json
 from . import falcon
 from .base import Reply, Request
 from .generation import GenerationEvent
-from .language_model import LanguageModel
+from .language_model import LanguageModel, gave_up
 
 
 class TextStream(LanguageModel):
@@ -21,8 +21,11 @@ class TextStream(LanguageModel):
 
         def emit(event: GenerationEvent) -> None:
             nonlocal before, begun
-            if event.finish_reason in ("error", "abort"):
-                reply.end(event.error or "The generation was given up.")
+            if event.failed:
+                if begun:
+                    reply.end(event.error or "The generation was given up.")
+                else:
+                    gave_up(reply, event.error)
                 return
             if not begun:
                 reply.start(content_type=falcon.STREAM)

@@ -86,6 +86,17 @@ def test_the_prompt_comes_first_when_it_is_wanted(model):
     assert b"".join(reply.chunks) == b"hello4<|endoftext|>"
 
 
+def test_an_engine_that_fails_is_told_by_a_status_or_breaks_the_stream_off(model):
+    begun = send(model, "predict", body(), [JSON])
+    model.step()
+    waiting = send(model, "predict", body(), [JSON])
+
+    model.engine.drain()
+
+    assert (begun.status, begun.chunks, begun.closed) == (200, [b"4"], True) and begun.error
+    assert (waiting.status, waiting.body, waiting.chunks) == (503, b"Prediction failed", [])
+
+
 def test_a_text_stream_model_refuses_in_this_api_s_words(model):
     reply = send(model, "predict", body(top_k=0), [JSON])
 

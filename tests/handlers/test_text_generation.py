@@ -6,6 +6,8 @@ from text_fakes import events, run, send, start, text
 
 from flambeau.handlers.chat import Chat
 from flambeau.handlers.embedding import Embedding
+from flambeau.handlers.engine.interface import Event
+from flambeau.handlers.engine.mock import MockEngine
 from flambeau.handlers.generation import (
     EmbedAnswer,
     EmbedRequest,
@@ -271,6 +273,52 @@ def test_a_fault_comes_at_its_step(tmp_path):
 
     with pytest.raises(RuntimeError, match="step 3"):
         model.step()
+
+
+class Failing(MockEngine):
+    """The third step raises, and its requests are told as the real engine tells them."""
+
+    failure = "RuntimeError"
+
+    def _deliver(self):
+        if self._counts["steps"] < 3:
+            return super()._deliver()
+        rows, self._running = self._running, []
+        for row in rows:
+            row.sink(Event(row.index, finish="error", error=self.failure))
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        ("RuntimeError", (503, b"Prediction failed", "InternalServerException")),
+        ("OutOfMemoryError", (507, b"Out of resources", "InternalServerException")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        pytest.param(TextGeneration, b'{"prompt": "x"}', id="HELM"),
+        pytest.param(Chat, b'{"messages": [{"role": "user", "content": "x"}]}', id="chat"),
+    ],
+)
+def test_a_plain_post_whose_engine_fails_is_no_answer(tmp_path, kind, body, failure, told):
+    model = start(kind, tmp_path, **FAST)
+    model.engine = Failing(eos_token_id=256, vocab_size=300)
+    model.engine.failure = failure
+
+    reply = run(model, send(model, "predict", body))
+
+    assert (reply.status, reply.body, reply.error) == told
+
+
+def test_a_worker_that_ends_does_not_pass_half_a_text_for_a_whole_one(model):
+    reply = helm(model, max_tokens=100)
+    model.step()
+
+    model.close()
+
+    assert (reply.status, reply.body) == (503, b"Prediction failed")
 
 
 def test_steps_take_the_time_of_the_profile(tmp_path):

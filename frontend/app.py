@@ -102,8 +102,14 @@ class App:
         except RequestError as error:
             self.refuse(exchange, error)
 
-    def refuse(self, exchange: Exchange, error: RequestError) -> None:
-        respond(exchange, error, self.options)
+    def refuse(self, exchange: Exchange, error: RequestError | None) -> None:
+        """In the words of the API that was asked; None: a fault of ours."""
+        if exchange.connection.listener == "inference" and openai.owns(exchange.url):
+            openai.refuse(exchange, error)
+        elif error is not None:
+            respond(exchange, error, self.options)
+        else:
+            respond_error(exchange, 500, "InternalServerException", "Internal server error.", [])
 
     def done(self, exchange: Exchange) -> None:
         """The answer is written, or the client has left (then its status may be 0)."""
@@ -175,10 +181,8 @@ class App:
     def _failed(self, exchange: Exchange, error: RequestError | None) -> None:
         if exchange.status:
             exchange.cut()
-        elif error is not None:
-            respond(exchange, error, self.options)
         else:
-            respond_error(exchange, 500, "InternalServerException", "Internal server error.", [])
+            self.refuse(exchange, error)
 
     # what the process does
 

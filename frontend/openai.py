@@ -11,13 +11,17 @@ import struct
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
+
+import msgspec
 
 from ..handlers.generation import EmbedRequest, TokenizeRequest
 from . import generating, openai_text
 from . import openai_body as body
 from . import openai_schema as schema
 from .dispatch import ModelQueue
-from .errors import ModelError, ModelNotFound, RequestError, headers_of, status_of
+from .errors import ModelError, ModelNotFound, RequestError, Unauthorized, headers_of, status_of
+from .exchange import Exchange
 from .models import Models
 from .openai_body import Invalid
 from .openai_text import sse
@@ -25,15 +29,30 @@ from .openai_tools import tools_of
 from .options import FrontendOptions
 from .web import Request, Route
 
-# HTTP status → OpenAI's error type; anything else is a server_error
+# HTTP status → OpenAI's error type; of others it depends on whose fault they are
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     413: "invalid_request_error", 429: "rate_limit_error", 503: "service_unavailable",
 }  # fmt: skip
+CODES: dict[type[Exception], str] = {ModelNotFound: "model_not_found", Unauthorized: "invalid_api_key"}
+PATHS = ("/tokenize", "/detokenize", "/tokenizer_info")  # beside those below /v1
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": TYPES.get(status, "server_error"), "param": param, "code": code}}
+    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def owns(url: bytes) -> bool:
+    """Whether errors there have this API's words: everywhere below /v1 but at KServe's predictions."""
+    path = unquote(url.partition(b"?")[0].decode("latin-1"), errors="replace")
+    return path in PATHS or (path.startswith("/v1/") and not path.endswith((":predict", ":explain")))
+
+
+def refuse(exchange: Exchange, error: RequestError | None) -> None:
+    """Answers what never came to one of the handlers below; None: a fault of ours."""
+    status, words, headers = failure(error) if error else (500, error_body(500, "Internal server error."), ())
+    exchange.respond(status, msgspec.json.encode(words), "application/json", headers)
 
 
 def failure(error: Exception) -> tuple[int, dict[str, Any], tuple[tuple[str, str], ...]]:
@@ -42,7 +61,7 @@ def failure(error: Exception) -> tuple[int, dict[str, Any], tuple[tuple[str, str
         return error.status, error_body(error.status, str(error), error.param), ()
     assert isinstance(error, RequestError)
     status = status_of(error)
-    code = "model_not_found" if isinstance(error, ModelNotFound) else None
+    code = CODES.get(type(error))
     param = error.param if isinstance(error, ModelError) else None
     return status, error_body(status, str(error), param, code), tuple(headers_of(error))
 

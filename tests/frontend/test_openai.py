@@ -9,7 +9,10 @@ import openai
 import pydantic
 import pytest
 
-from .conftest import until
+from flambeau.frontend import openai_text
+from flambeau.frontend.gate import InferenceKey
+
+from .conftest import until, write_keys
 from .text_worker import CAPABILITIES, TextWorker
 
 USER = [{"role": "user", "content": "Hello!"}]
@@ -26,7 +29,7 @@ WEATHER = {
 def serve(run, runtime):
     """Runs `scenario(client, worker, plane)`; the model is `m`."""
 
-    def start(scenario, section=(), **route):
+    def start(scenario, section=(), options=(), **route):
         async def scene(plane):
             worker = TextWorker(runtime, **dict(section))
             await worker.start()
@@ -35,7 +38,7 @@ def serve(run, runtime):
             async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
                 await scenario(client, worker, plane)
 
-        run(scene)
+        run(scene, **dict(options))
 
     return start
 
@@ -304,6 +307,59 @@ def test_whatever_is_asked_errors_have_this_apis_envelope(serve, method, path, b
         assert answer.status == status
         assert json.loads(answer.body)["error"]["type"] in ("not_found_error", "invalid_request_error")
         assert not worker.stats.waiting
+
+    serve(scenario)
+
+
+def test_a_bad_key_is_what_the_client_knows_whatever_torchserve_says(serve, runtime):
+    write_keys(runtime, InferenceKey("right"))
+
+    async def scenario(client, worker, plane):
+        with pytest.raises(openai.AuthenticationError) as refused:
+            await client.completions.create(model="m", prompt="x")
+        assert (refused.value.type, refused.value.code) == ("authentication_error", "invalid_api_key")
+        assert refused.value.response.headers["www-authenticate"] == "Bearer"
+
+        good = client.with_options(api_key="right")
+        assert (await good.completions.create(model="m", prompt="x")).choices
+
+        kserve = await (await plane.client()).ask("/v1/models/m:predict", b"{}")
+        assert (kserve.status, json.loads(kserve.body)["code"]) == (400, 400)
+
+    serve(scenario, options={"token_authorization": True, "token_status": 400})
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "body", "headers", "status"),
+    [
+        pytest.param("/v1/completions", "POST", b"x" * 3000, {}, 413, id="too large"),
+        pytest.param("/tokenize", "PUT", b"", {}, 405, id="another method"),
+        pytest.param("/v1/", "GET", b"", {}, 404, id="no route at all"),
+        pytest.param("/v1/models", "GET", b"", {"X": "x" * 70_000}, 431, id="headers too large"),
+        pytest.param("/v1/models", "GET", b"", {"Origin": "http://evil.example"}, 403, id="somebody else's page"),
+    ],
+)
+def test_what_never_comes_to_a_handler_is_refused_in_this_apis_words(serve, path, method, body, headers, status):
+    async def scenario(client, worker, plane):
+        http = await plane.client()
+
+        answer = await http.ask(path, body, method=method, headers=headers)
+
+        assert answer.status == status
+        assert json.loads(answer.body)["error"].keys() == {"message", "type", "param", "code"}
+        assert json.loads(answer.body)["error"]["type"].endswith("_error")
+
+    serve(scenario, options={"max_request_bytes": 2000})
+
+
+def test_a_fault_of_ours_is_a_500_in_this_apis_words(serve, monkeypatch):
+    async def scenario(client, worker, plane):
+        monkeypatch.setattr(openai_text, "whole", None)
+
+        with pytest.raises(openai.InternalServerError) as failed:
+            await client.completions.create(model="m", prompt="x")
+
+        assert (failed.value.status_code, failed.value.type) == (500, "server_error")
 
     serve(scenario)
 

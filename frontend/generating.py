@@ -19,13 +19,23 @@ from ..handlers.generation import (
     TokenizeRequest,
 )
 from .dispatch import ModelQueue
-from .errors import ModelError
+from .errors import BadRequest, ModelError
 from .models import Models
 from .web import Request
 
 T = TypeVar("T")
-encode = msgspec.msgpack.Encoder().encode
+pack = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(GenerationEvent).decode
+
+
+def encode(wanted: object) -> bytes:
+    """For the worker. Templates' options and tools' arguments may hold anything."""
+    try:
+        return pack(wanted)
+    except OverflowError:
+        raise BadRequest("The request holds a whole number of more than 64 bits.") from None
+    except RecursionError:
+        raise BadRequest("The request holds too many lists or objects in one another.") from None
 
 
 class GenerationFailed(ModelError):

@@ -7,6 +7,9 @@ from typing import Any
 
 from ..handlers.json_text import loads
 
+MOST = (1 << 31) - 1  # of tokens, wherever they are counted or numbered
+LONGEST_SHOWN = 40  # letters of a value in what is said about it
+
 
 class Invalid(Exception):
     def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
@@ -42,8 +45,16 @@ def flag(given: dict[str, Any], key: str, default: bool = False) -> bool:
 def number(given: dict[str, Any], key: str, default: float, low: float, high: float) -> float:
     value = given.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise Invalid(f"{key}: a number between {_plain(low)} and {_plain(high)} is wanted, not {value!r}.", key)
+        raise Invalid(f"{key}: a number between {_plain(low)} and {_plain(high)} is wanted, not {shown(value)}.", key)
     return value
+
+
+def shown(value: object) -> str:
+    """A plain value, or what it is; it may be a client's megabyte, or lists in one another that repr() can't follow."""
+    if not isinstance(value, int | float | str):
+        return f"a {type(value).__name__}"
+    text = repr(value if not isinstance(value, str) else value[: LONGEST_SHOWN + 1])
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
 def _plain(bound: float) -> str:
@@ -53,7 +64,7 @@ def _plain(bound: float) -> str:
 def whole(given: dict[str, Any], key: str, default: int, low: int, high: int) -> int:
     value = number(given, key, default, low, high)
     if value != int(value):
-        raise Invalid(f"{key}: a whole number is wanted, not {value!r}.", key)
+        raise Invalid(f"{key}: a whole number is wanted, not {shown(value)}.", key)
     return int(value)
 
 
@@ -61,7 +72,7 @@ def is_tokens(value: object) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 1 << 31 for token in value)
+        and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token <= MOST for token in value)
     )
 
 

@@ -7,8 +7,8 @@ What can't be read raises Invalid with the parameter's name. Not for: routes and
 from dataclasses import dataclass
 from typing import Any
 
-from ..handlers.generation import GenerationRequest, Message, SamplingParams
-from .openai_body import Invalid, flag, is_tokens, number, parse, text, token_list, whole
+from ..handlers.generation import SEEDS, GenerationRequest, Message, SamplingParams
+from .openai_body import MOST, Invalid, flag, is_tokens, number, parse, text, token_list, whole
 from .openai_tools import Tools, grammar_of, tools_of
 
 NO_TOOLS = Tools()
@@ -157,11 +157,10 @@ def sampling_of(
     echo: bool = False,
     grammar: str | None = None,
 ) -> SamplingParams:
-    wanted = given.get("max_completion_tokens", given.get("max_tokens", default_max_tokens))
-    if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < (0 if echo else 1)):
-        raise Invalid(f"max_tokens: a positive whole number is wanted, not {wanted!r}.", "max_tokens")
+    most = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
+    wanted = whole(given, most, 16, 0 if echo else 1, MOST) if most in given else default_max_tokens
     top_k = whole(given, "top_k", 0, -1, 1 << 20)
-    seed = whole(given, "seed", -1, -(1 << 63), 1 << 63) if "seed" in given else None
+    seed = whole(given, "seed", -1, *SEEDS) if "seed" in given else None
     return SamplingParams(
         max_tokens=wanted,
         min_tokens=whole(given, "min_tokens", 0, 0, 1 << 20),
@@ -198,10 +197,10 @@ def bias_of(given: dict[str, Any]) -> dict[int, float]:
     value = given.get("logit_bias", {})
     try:
         biases = {int(token): float(bias) for token, bias in value.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise Invalid("logit_bias: an object from tokens to numbers is wanted.", "logit_bias") from None
-    if len(biases) > 1024 or any(not -100 <= bias <= 100 or token < 0 for token, bias in biases.items()):
-        raise Invalid("logit_bias: at most 1024 numbers between -100 and 100 are wanted.", "logit_bias")
+    if len(biases) > 1024 or any(not -100 <= bias <= 100 or not 0 <= token <= MOST for token, bias in biases.items()):
+        raise Invalid("logit_bias: at most 1024 tokens are wanted, with numbers between -100 and 100.", "logit_bias")
     return biases
 
 

@@ -6,7 +6,7 @@ Options of the body are SamplingParams' fields. The OpenAI API is the fuller way
 import msgspec
 
 from .base import Reply, Request
-from .generation import GenerationEvent, GenerationRequest, InvalidRequest, Message, SamplingParams
+from .generation import SEEDS, GenerationEvent, GenerationRequest, InvalidRequest, Message, SamplingParams
 from .language_model import LanguageModel, gave_up
 
 DEFAULT_MAX_TOKENS = 256
@@ -38,6 +38,8 @@ class Chat(LanguageModel):
             sampling = msgspec.json.decode(request.body, type=SamplingParams)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f'a conversation is wanted, as in {{"messages": […]}}: {error}', "messages") from None
+        if sampling.seed is not None and not SEEDS[0] <= sampling.seed <= SEEDS[1]:
+            raise InvalidRequest("seed: a whole number of 64 bits is wanted", "seed")
         if "max_tokens" not in given:
             sampling = msgspec.structs.replace(sampling, max_tokens=DEFAULT_MAX_TOKENS)
         return GenerationRequest(messages=messages, sampling=msgspec.structs.replace(sampling, n=1), stream=False)

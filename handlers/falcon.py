@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .generation import GenerationRequest, SamplingParams
+from .generation import SEEDS, GenerationRequest, SamplingParams
 from .json_text import loads
 
 END = "<|endoftext|>"  # closes every answer, whatever ended it; clients strip it
@@ -83,6 +83,8 @@ def read(body: bytes, content_type: str, dress: Callable[[str], str] = lambda te
     seed = given.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise Refused(f"seed: {type(seed).__name__} is not of type int")
+    if seed is not None and not SEEDS[0] <= seed <= SEEDS[1]:
+        raise Refused(f"seed={str(seed)[:40]} is not between {SEEDS[0]} and {SEEDS[1]}")
     sampling = SamplingParams(
         max_tokens=int(numbers["max_tokens"]),
         temperature=numbers["temperature"],

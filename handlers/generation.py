@@ -12,6 +12,9 @@ import msgspec
 FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
 
 
+SEEDS = (-(1 << 63), (1 << 63) - 1)
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How to choose tokens; the defaults are greedy-free plain sampling, as most APIs have it."""
 

@@ -5,13 +5,14 @@ keep the original's habits and where we do not.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .engine.config import TextModelConfig
-from .generation import GenerationEvent, GenerationRequest, InvalidRequest, SamplingParams, TokenLogprob
+from .generation import SEEDS, GenerationEvent, GenerationRequest, InvalidRequest, SamplingParams, TokenLogprob
 from .json_text import loads
 
 Number = TypeVar("Number", int, float)
@@ -131,8 +132,13 @@ def _number(given: Mapping[str, Any], key: str, default: Number, kind: Callable[
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise TypeError
         number = float(value)
-        if number != number or number in (float("inf"), float("-inf")) or (kind is int and number != int(number)):
+        if not math.isfinite(number) or (kind is int and (number != int(number) or not SEEDS[0] <= number < SEEDS[1])):
             raise ValueError
         return kind(number)
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"{key}: {value!r} is no {'whole number' if kind is int else 'number'}", key) from None
+    except (TypeError, ValueError, OverflowError):
+        wanted = "whole number of 64 bits" if kind is int else "number"
+        raise InvalidRequest(f"{key}: {_shown(value)} is no {wanted}", key) from None
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:40] if isinstance(value, int | float | str) else f"a {type(value).__name__}"

@@ -16,6 +16,7 @@ from .conftest import until, write_keys
 from .text_worker import CAPABILITIES, TextWorker
 
 USER = [{"role": "user", "content": "Hello!"}]
+HUGE_OPTION = b'{"model": "m", "messages": [{"role": "user"}], "chat_template_kwargs": {"x": %d}}' % 10**30
 WEATHER = {
     "type": "function",
     "function": {
@@ -296,6 +297,7 @@ def test_errors_are_those_the_client_knows(serve, asked, error, param, streamed)
         pytest.param("POST", "/v1/completions", b'{"model": "m", "prompt": "\\ud83c"}', 400, id="half a character"),
         pytest.param("POST", "/v1/completions", b'{"model": "\\ud83c", "prompt": "a"}', 400, id="half a model"),
         pytest.param("POST", "/v1/embeddings", b'{"model": "m", "input": ["a", [999]]}', 400, id="a token that is none"),
+        pytest.param("POST", "/v1/chat/completions", HUGE_OPTION, 400, id="a number that can't travel"),
     ],
 )
 def test_whatever_is_asked_errors_have_this_apis_envelope(serve, method, path, body, status):

@@ -70,12 +70,31 @@ def test_content_may_come_in_parts():
         ({"tools": [{}]}, "tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "no"}}, "tools": [TOOL]}, "tool_choice"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        *[
+            ({name: 10**30}, name)
+            for name in (
+                "max_tokens",
+                "max_completion_tokens",
+                "min_tokens",
+                "n",
+                "seed",
+                "top_k",
+                "temperature",
+                "priority",
+                "presence_penalty",
+            )
+        ],
+        ({"logit_bias": {"1": 10**400}}, "logit_bias"),
+        ({"logit_bias": {str(10**30): 1}}, "logit_bias"),
+        ({"stop_token_ids": [10**30]}, "stop_token_ids"),
+        ({"temperature": "x" * 1_000_000}, "temperature"),
     ],
 )
 def test_what_is_wrong_names_its_parameter(given, param):
     with pytest.raises(schema.Invalid) as caught:
         chat(**given)
     assert caught.value.param == param
+    assert len(str(caught.value)) < 200
 
 
 def test_a_required_tool_becomes_a_grammar_and_its_answer_a_call():

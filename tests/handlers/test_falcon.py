@@ -44,6 +44,8 @@ def test_a_chat_is_dressed_as_one_turn_and_end_marks_inside_a_prompt_are_dropped
         pytest.param({"temperature": 0}, "temperature=0 is not between 0.01 and 100", id="below the bound"),
         pytest.param({"max_tokens": 2049}, "max_tokens=2049 is not between 1 and 2048", id="above the bound"),
         pytest.param({"text": ""}, "'text' is required", id="no text"),
+        pytest.param({"seed": 1 << 63}, "seed=9223372036854775808 is not between", id="a seed beyond 64 bits"),
+        pytest.param({"top_k": 10**400}, "top_k", id="a number beyond all floats"),
         pytest.param({"text": 1}, "text", id="a number for a text"),
         pytest.param({"text": "", "top_k": "x"}, "top_k", id="a wrong type wins over a missing text"),
         pytest.param({"text": "", "top_k": 0}, "'text' is required", id="a missing text wins over a bound"),

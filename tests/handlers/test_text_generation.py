@@ -176,10 +176,18 @@ def test_helm_with_nothing_to_do_answers_nothing(model, body):
         pytest.param(b'{"prompt": ["a"]}', id="a list for a prompt"),
         pytest.param(b'{"prompt": "a", "max_tokens": "many"}', id="a word for a number"),
         pytest.param(b'{"prompt": "a", "top_p": 2}', id="top_p beyond 1"),
+        pytest.param(b'{"prompt": "a", "seed": %d}' % 10**30, id="a seed beyond 64 bits"),
+        pytest.param(b'{"prompt": "a", "max_tokens": %d}' % 10**400, id="a number beyond all floats"),
     ],
 )
 def test_helm_refuses_what_it_cannot_read(model, body):
     assert send(model, "predict", body).status == 400
+
+
+def test_a_chat_s_seed_has_64_bits(tmp_path):
+    reply = send(start(Chat, tmp_path, **FAST), "predict", b'{"messages": [], "seed": %d}' % 10**30)
+
+    assert (reply.status, reply.headers) == (400, [("param", "seed")])
 
 
 @pytest.mark.parametrize(

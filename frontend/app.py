@@ -150,6 +150,8 @@ class App:
         path = unquote(exchange.url.partition(b"?")[0].decode("latin-1"), errors="replace")
         route, rest, known = self._routers[exchange.connection.listener].find(exchange.method.decode(), path)
         route = route or self._management
+        if route is not None and route.client_names_request:
+            exchange.take_client_s_id()
         self._gate.check(
             exchange,
             needs_key=route is not None and route.needs_key,
@@ -175,7 +177,7 @@ class App:
         except RequestError as error:
             self._failed(exchange, error)
         except Exception:
-            logger.exception("%s %s failed", exchange.method.decode(), route.path)
+            logger.exception("%s %s failed, request %s", exchange.method.decode(), route.path, exchange.request_id)
             self._failed(exchange, None)
 
     def _failed(self, exchange: Exchange, error: RequestError | None) -> None:

@@ -7,6 +7,7 @@ cache headers, CORS) is added here. Not for: parsing and time limits, which are 
 
 import asyncio
 import http
+import re
 import time
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ OURS = {  # names that no handler sets: they belong to the connection, or are al
     b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"upgrade", b"trailer",
     b"x-request-id", b"pragma", b"cache-control", b"expires",
 }  # fmt: skip
+
+USABLE_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class Exchange:
@@ -55,6 +58,12 @@ class Exchange:
         self.bare = method == b"HEAD"  # the answer has no body
         self._chunked = False
         self._pending_start: MutableMapping[str, Any] | None = None
+
+    def take_client_s_id(self) -> None:
+        """Its `x-request-id`, if that can stand in headers, logs and ids."""
+        for name, value in self.headers:
+            if name.lower() == b"x-request-id" and USABLE_ID.fullmatch(value):
+                self.request_id = value.decode("ascii")
 
     # answering
 

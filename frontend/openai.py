@@ -239,4 +239,7 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         ("POST", "/detokenize", api.detokenize),
         ("GET", "/tokenizer_info", api.tokenizer_info),
     ]
-    return [Route(method, path, guarded(handler), model_in_body=True) for method, path, handler in table]
+    return [
+        Route(method, path, guarded(handler), model_in_body=True, client_names_request=True)
+        for method, path, handler in table
+    ]

@@ -87,9 +87,9 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         await request.answer(200 if ready else 500, "OK" if ready else "Unhealthy", "text/plain")
 
     return [
-        Route("POST", "/inference/", inference),
+        Route("POST", "/inference/", inference, client_names_request=True),
         Route("*", "/inference/", not_allowed),
-        Route("POST", "/chat/", chat),
+        Route("POST", "/chat/", chat, client_names_request=True),
         Route("*", "/chat/", not_allowed),
         Route("GET", "/", alive, needs_key=False),
         Route("GET", "/health", alive, needs_key=False),

@@ -40,6 +40,7 @@ class Route:
     needs_key: bool = True  # when token authorization is on; probes need none
     model_in_body: bool = False  # the handler asks `request.may_use(model)`; otherwise the path names the model
     listener: Literal["inference", "sax"] = "inference"
+    client_names_request: bool = False  # by a usable x-request-id; elsewhere, as with TorchServe, the server alone does
 
 
 class Request:

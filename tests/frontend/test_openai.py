@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import struct
 
 import openai
@@ -362,6 +363,26 @@ def test_a_fault_of_ours_is_a_500_in_this_apis_words(serve, monkeypatch):
             await client.completions.create(model="m", prompt="x")
 
         assert (failed.value.status_code, failed.value.type) == (500, "server_error")
+
+    serve(scenario)
+
+
+def test_a_request_may_bring_its_id(serve):
+    async def scenario(client, worker, plane):
+        asked = {"model": "m", "prompt": "x", "max_tokens": 1}
+        answer = await client.completions.create(**asked, extra_headers={"X-Request-ID": "trace-7/a"})
+
+        assert (answer._request_id, answer.id) == ("trace-7/a", "cmpl-trace-7/a")
+        assert worker.requests[-1].request_id == "trace-7/a"
+
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.completions.create(**asked, n=0, extra_headers={"X-Request-ID": "trace-8"})
+        assert refused.value.request_id == "trace-8"
+
+        http = await plane.client()
+        for useless in ("x" * 129, "two words", "t\u00e9l\u00e9", ""):
+            answer = await http.ask("/v1/models", method="GET", headers={"X-Request-ID": useless})
+            assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["x-request-id"])
 
     serve(scenario)
 

@@ -12,7 +12,9 @@ def test_the_answer_is_the_workers_with_torchserves_headers(run):
         plane.publish(worker)
         client = await plane.client()
 
-        answer = await client.ask("/predictions/m/1.0/deep/er?k=v", b"\x00body", headers={"X-My-Own": "v 1"})
+        answer = await client.ask(
+            "/predictions/m/1.0/deep/er?k=v", b"\x00body", headers={"X-My-Own": "v 1", "X-Request-ID": "mine"}
+        )
 
         assert (answer.status, answer.reason, answer.body) == (200, "OK", b"\x00body")
         assert "content-type" not in answer.headers

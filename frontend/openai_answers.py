@@ -24,7 +24,7 @@ def add(one: Usage, other: Usage) -> Usage:
     )
 
 
-def completion_logprobs(tokens: list[TokenLogprob], offset: int = 0) -> dict[str, Any]:
+def completion_logprobs(tokens: list[TokenLogprob], top: int, offset: int = 0) -> dict[str, Any]:
     """The legacy form; `offset` is how many letters came before."""
     offsets = []
     for token in tokens:
@@ -33,16 +33,16 @@ def completion_logprobs(tokens: list[TokenLogprob], offset: int = 0) -> dict[str
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [_alternatives(token) for token in tokens],
+        "top_logprobs": [_alternatives(token, top) for token in tokens],
         "text_offset": offsets,
     }
 
 
-def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
+def _alternatives(token: TokenLogprob, top: int) -> dict[str, float] | None:
     """By text; of tokens that read alike, the likelier one counts."""
     if token.logprob is None:
         return None
-    named = [*((name, value) for _, name, value in token.top), (token.token, token.logprob)]
+    named = [*((name, value) for _, name, value in token.top[:top]), (token.token, token.logprob)]
     return dict(sorted(named, key=lambda pair: pair[1]))
 
 
@@ -61,21 +61,43 @@ def chat_logprobs(tokens: list[TokenLogprob], top: int) -> dict[str, Any]:
     }
 
 
-def tokens_of(event: GenerationEvent) -> list[TokenLogprob]:
-    return [*(event.prompt_logprobs or []), *(event.logprobs or [])]
+def prompt_logprobs(tokens: list[TokenLogprob], top: int) -> list[dict[str, Any] | None]:
+    """vLLM's form: by token, with ranks as far as they are known."""
+
+    def entries(token: TokenLogprob) -> dict[str, Any] | None:
+        if token.logprob is None:
+            return None
+        told = {str(token.token_id): {"logprob": token.logprob, "rank": None, "decoded_token": token.token}}
+        for rank, (number, name, value) in enumerate(token.top, 1):
+            if rank <= top or number == token.token_id:
+                told[str(number)] = {"logprob": value, "rank": rank, "decoded_token": name}
+        return told
+
+    return [entries(token) for token in tokens]
+
+
+def of_prompt(wanted: TextRequest, event: GenerationEvent) -> dict[str, Any]:
+    if wanted.prompt_logprobs is None:
+        return {}
+    return {"prompt_logprobs": prompt_logprobs(event.prompt_logprobs or [], wanted.prompt_logprobs)}
+
+
+def tokens_of(wanted: TextRequest, event: GenerationEvent) -> list[TokenLogprob]:
+    return [*((wanted.echo and event.prompt_logprobs) or []), *(event.logprobs or [])]
 
 
 def choice(wanted: TextRequest, index: int, event: GenerationEvent) -> dict[str, Any]:
     """One choice of a whole answer."""
     finish = event.finish_reason
     if not wanted.chat:
-        logprobs = completion_logprobs(tokens_of(event)) if wanted.logprobs else None
+        logprobs = completion_logprobs(tokens_of(wanted, event), wanted.top_logprobs) if wanted.logprobs else None
         return {
             "index": index,
             "text": event.text,
             "logprobs": logprobs,
             "finish_reason": finish,
             "stop_reason": event.stop_reason,
+            **of_prompt(wanted, event),
         }
     message: dict[str, Any] = {"role": "assistant", "content": event.text}
     if wanted.tools.functions:
@@ -83,7 +105,7 @@ def choice(wanted: TextRequest, index: int, event: GenerationEvent) -> dict[str,
         if calls:
             message |= {"content": said or None, "tool_calls": calls}
             finish = "tool_calls"
-    logprobs = chat_logprobs(tokens_of(event), wanted.top_logprobs) if wanted.logprobs else None
+    logprobs = chat_logprobs(tokens_of(wanted, event), wanted.top_logprobs) if wanted.logprobs else None
     return {
         "index": index,
         "message": message,
@@ -97,9 +119,9 @@ def chunk_choice(wanted: TextRequest, index: int, event: GenerationEvent, offset
     """One choice of one chunk; the role has gone out before (`role_choice`)."""
     finish = event.finish_reason
     if not wanted.chat:
-        logprobs = completion_logprobs(tokens_of(event), offset) if wanted.logprobs else None
+        logprobs = completion_logprobs(tokens_of(wanted, event), wanted.top_logprobs, offset) if wanted.logprobs else None
         return {"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": finish}
-    logprobs = chat_logprobs(tokens_of(event), wanted.top_logprobs) if wanted.logprobs else None
+    logprobs = chat_logprobs(tokens_of(wanted, event), wanted.top_logprobs) if wanted.logprobs else None
     delta = {"content": event.text} if event.text or not finish else {}
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 

@@ -37,6 +37,7 @@ class TextRequest:
     logprobs: bool = False
     top_logprobs: int = 0
     echo: bool = False
+    prompt_logprobs: int | None = None  # vLLM's; alternatives for each of the prompt's tokens
     tools: Tools = NO_TOOLS
 
 
@@ -49,7 +50,10 @@ def completion(body: bytes) -> TextRequest:
         raise Invalid("best_of: more candidates than n are not supported.", "best_of")
     logprobs = whole(given, "logprobs", -1, -1, MAX_LOGPROBS)
     echo, streaming = flag(given, "echo"), streaming_of(given)
-    sampling = sampling_of(given, default_max_tokens=16, logprobs=logprobs if logprobs >= 0 else None, echo=echo)
+    of_prompt = prompt_logprobs_of(given, streaming)
+    sampling = sampling_of(
+        given, default_max_tokens=16, logprobs=logprobs if logprobs >= 0 else None, prompt_logprobs=of_prompt, echo=echo
+    )
     requests = [
         GenerationRequest(
             prompt=prompt if isinstance(prompt, str) else None,
@@ -72,6 +76,7 @@ def completion(body: bytes) -> TextRequest:
         logprobs=logprobs >= 0,
         top_logprobs=max(logprobs, 0),
         echo=echo,
+        prompt_logprobs=of_prompt,
     )
 
 
@@ -102,20 +107,30 @@ def chat(body: bytes) -> TextRequest:
     if top and not logprobs:
         raise Invalid("top_logprobs needs logprobs: true.", "top_logprobs")
     continued, streaming = flag(given, "continue_final_message"), streaming_of(given)
+    of_prompt = prompt_logprobs_of(given, streaming)
     request = GenerationRequest(
         messages=messages_of(given),
         tools=[{"type": "function", "function": function} for function in tools.functions] or None,
         add_generation_prompt=flag(given, "add_generation_prompt", not continued),
         continue_final_message=continued,
         template_options=options_of(given, "chat_template_kwargs"),
-        sampling=sampling_of(given, None, logprobs=top if logprobs else None, grammar=tools.grammar()),
+        sampling=sampling_of(
+            given, None, logprobs=top if logprobs else None, prompt_logprobs=of_prompt, grammar=tools.grammar()
+        ),
         stream=streaming.wanted,
         continuous_usage=streaming.continuous_usage,
         priority=priority_of(given),
         salt=salt_of(given),
     )
     return TextRequest(
-        text(given, "model"), [request], streaming, chat=True, logprobs=logprobs, top_logprobs=top, tools=tools
+        text(given, "model"),
+        [request],
+        streaming,
+        chat=True,
+        logprobs=logprobs,
+        top_logprobs=top,
+        prompt_logprobs=of_prompt,
+        tools=tools,
     )
 
 
@@ -154,11 +169,13 @@ def sampling_of(
     given: dict[str, Any],
     default_max_tokens: int | None,
     logprobs: int | None,
+    prompt_logprobs: int | None = None,
     echo: bool = False,
     grammar: str | None = None,
 ) -> SamplingParams:
     most = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
     wanted = whole(given, most, 16, 0 if echo else 1, MOST) if most in given else default_max_tokens
+    of_prompt = [count for count in (prompt_logprobs, logprobs if echo else None) if count is not None]
     top_k = whole(given, "top_k", 0, -1, 1 << 20)
     seed = whole(given, "seed", -1, *SEEDS) if "seed" in given else None
     return SamplingParams(
@@ -178,7 +195,7 @@ def sampling_of(
         frequency_penalty=number(given, "frequency_penalty", 0.0, -2, 2),
         logit_bias=bias_of(given),
         logprobs=logprobs,
-        prompt_logprobs=logprobs if echo else None,
+        prompt_logprobs=max(of_prompt, default=None),
         n=whole(given, "n", 1, 1, MAX_CHOICES),
         grammar=grammar or grammar_of(given),
         skip_special_tokens=flag(given, "skip_special_tokens", True),
@@ -202,6 +219,14 @@ def bias_of(given: dict[str, Any]) -> dict[int, float]:
     if len(biases) > 1024 or any(not -100 <= bias <= 100 or not 0 <= token <= MOST for token, bias in biases.items()):
         raise Invalid("logit_bias: at most 1024 tokens are wanted, with numbers between -100 and 100.", "logit_bias")
     return biases
+
+
+def prompt_logprobs_of(given: dict[str, Any], streaming: Streaming) -> int | None:
+    if "prompt_logprobs" not in given:
+        return None
+    if streaming.wanted:
+        raise Invalid("prompt_logprobs are not told in a stream.", "prompt_logprobs")
+    return whole(given, "prompt_logprobs", 0, 0, MAX_LOGPROBS)
 
 
 def options_of(given: dict[str, Any], key: str) -> dict[str, Any]:

@@ -43,7 +43,8 @@ async def whole(models: Models, queue: ModelQueue, request: Request, wanted: Tex
         usage = answers.add(usage, event.usage) if event.usage else usage
     choices = [answers.choice(wanted, index, event) for index, event in found]
     head = head_of(request, wanted, "chat.completion" if wanted.chat else "text_completion")
-    await request.answer(200, head | {"choices": choices, "usage": answers.usage_of(usage)})
+    of_prompt = answers.of_prompt(wanted, found[0][1]) if wanted.chat else {}
+    await request.answer(200, head | {"choices": choices, "usage": answers.usage_of(usage), **of_prompt})
 
 
 async def stream(models: Models, queue: ModelQueue, request: Request, wanted: TextRequest) -> None:

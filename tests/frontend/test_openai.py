@@ -145,6 +145,27 @@ def test_a_prompt_is_scored_as_evaluation_harnesses_ask(serve):
     serve(scenario)
 
 
+def test_a_prompt_s_log_probabilities_come_as_vllm_tells_them(serve):
+    async def scenario(client, worker, plane):
+        asked = {"model": "m", "prompt": "abc", "max_tokens": 1, "extra_body": {"prompt_logprobs": 2}}
+        (choice,) = (await client.completions.create(**asked)).choices
+        first, second, _ = choice.prompt_logprobs
+        assert first is None and choice.logprobs is None
+        assert [(entry["rank"], entry["decoded_token"]) for entry in second.values()] == [(1, "b"), (2, "c")]
+        assert second[str(ord("b"))]["logprob"] < 0
+
+        both = (await client.completions.create(**asked, echo=True, logprobs=1)).choices[0]
+        assert both.prompt_logprobs == choice.prompt_logprobs
+        assert [len(top) for top in both.logprobs.top_logprobs[1:]] == [1] * 3
+
+        chat = await client.chat.completions.create(
+            model="m", messages=USER, max_tokens=1, extra_body={"prompt_logprobs": 0}
+        )
+        assert len(chat.prompt_logprobs) == chat.usage.prompt_tokens and len(chat.prompt_logprobs[1]) == 1
+
+    serve(scenario)
+
+
 def test_a_prompt_alone_can_be_scored(serve):
     async def scenario(client, worker, plane):
         answer = await client.completions.create(model="m", prompt="hello", max_tokens=0, logprobs=0, echo=True)

@@ -70,6 +70,7 @@ def test_content_may_come_in_parts():
         ({"tools": [{}]}, "tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "no"}}, "tools": [TOOL]}, "tool_choice"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        ({"prompt_logprobs": 3, "stream": True}, "prompt_logprobs"),
         *[
             ({name: 10**30}, name)
             for name in (
@@ -113,7 +114,7 @@ def test_a_required_tool_becomes_a_grammar_and_its_answer_a_call():
 def test_legacy_logprobs_give_the_chosen_token_the_very_float_of_its_top_entry():
     token = TokenLogprob(5, "a", -0.25, [(5, "a", -0.25), (6, "b", -1.5)])
 
-    made = answers.completion_logprobs([TokenLogprob(1, "x", None), token])
+    made = answers.completion_logprobs([TokenLogprob(1, "x", None), token], 2)
 
     assert made["token_logprobs"] == [None, -0.25]
     assert made["top_logprobs"] == [None, {"a": -0.25, "b": -1.5}]

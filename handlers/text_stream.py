@@ -1,4 +1,6 @@
-"""Generate text for Falcon's clients: a plain POST to /predictions takes `text` and streams, as /inference does."""
+"""Generate text for Falcon's clients: a plain POST to /predictions takes `text` and streams, as /inference does; but, as in the
+original, the text is one turn of a chat.
+"""
 
 import json
 
@@ -12,7 +14,7 @@ class TextStream(LanguageModel):
     def predict(self, request: Request, reply: Reply) -> None:
         content_type = next((value for name, value in request.head.headers if name.lower() == b"content-type"), b"")
         try:
-            asked = falcon.read(bytes(request.body), content_type.decode("latin-1"))
+            asked = falcon.read(bytes(request.body), content_type.decode("latin-1"), falcon.one_turn)
         except falcon.Refused as error:
             body = json.dumps({"message": str(error)}).encode()
             reply.respond(body, status=400, content_type="application/json")

@@ -79,13 +79,13 @@ def test_a_plain_post_to_a_text_stream_model_streams_until_the_end_marker(model)
     reply = run(model, send(model, "predict", body(max_tokens=4), [JSON]))
 
     assert reply.content_type == "text/event-stream; charset=utf-8"
-    assert reply.chunks == [b"4", b"5", b"6", b"7", b"<|endoftext|>"]
+    assert reply.chunks == [b"5", b"6", b"7", b"8", b"<|endoftext|>"]  # after "User: hello\nAI: "
 
 
 def test_the_prompt_comes_first_when_it_is_wanted(model):
     reply = run(model, send(model, "predict", body(max_tokens=1, return_prompt=True), [JSON]))
 
-    assert b"".join(reply.chunks) == b"hello4<|endoftext|>"
+    assert b"".join(reply.chunks) == b"User: hello\nAI: 5<|endoftext|>"
 
 
 def test_an_engine_that_fails_is_told_by_a_status_or_breaks_the_stream_off(model):
@@ -95,7 +95,7 @@ def test_an_engine_that_fails_is_told_by_a_status_or_breaks_the_stream_off(model
 
     model.engine.drain()
 
-    assert (begun.status, begun.chunks, begun.closed) == (200, [b"4"], True) and begun.error
+    assert (begun.status, begun.chunks, begun.closed) == (200, [b"5"], True) and begun.error
     assert (waiting.status, waiting.body, waiting.chunks) == (503, b"Prediction failed", [])
 
 

@@ -6,6 +6,8 @@ went wrong, which is `ModelError` and brings its own status.
 
 import json
 
+LONGEST_NAME = 256
+
 
 class RequestError(Exception):
     """Base of what a caller is told; the message is meant for them."""
@@ -37,17 +39,17 @@ class MethodNotAllowed(RequestError):
 
 class ModelNotFound(RequestError):
     def __init__(self, name: str) -> None:
-        super().__init__(f"Model not found: {name}")
+        super().__init__(f"Model not found: {brief(name)}")
 
 
 class WorkflowNotFound(RequestError):
     def __init__(self, name: str) -> None:
-        super().__init__(f"Workflow not found: {name}")
+        super().__init__(f"Workflow not found: {brief(name)}")
 
 
 class ModelVersionNotFound(RequestError):
     def __init__(self, name: str, version: str) -> None:
-        super().__init__(f"Model version: {version} does not exist for model: {name}")
+        super().__init__(f"Model version: {brief(version)} does not exist for model: {name}")
 
 
 class RequestTooLarge(RequestError):
@@ -152,6 +154,11 @@ STATUS: dict[type[RequestError], tuple[int, str]] = {
     Draining: (503, "ServiceUnavailableException"),
     ClientTimeout: (504, "GatewayTimeoutException"),
 }
+
+
+def brief(name: str) -> str:
+    """What a client gave for a name; a megabyte of it is not repeated."""
+    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
 
 
 def status_of(error: RequestError) -> int:

@@ -20,7 +20,7 @@ from . import generating, openai_text
 from . import openai_body as body
 from . import openai_schema as schema
 from .dispatch import ModelQueue
-from .errors import ModelError, ModelNotFound, RequestError, Unauthorized, headers_of, status_of
+from .errors import ModelError, ModelNotFound, RequestError, Unauthorized, brief, headers_of, status_of
 from .exchange import Exchange
 from .models import Models
 from .openai_body import Invalid
@@ -35,7 +35,7 @@ TYPES = {
     413: "invalid_request_error", 429: "rate_limit_error", 503: "service_unavailable",
 }  # fmt: skip
 CODES: dict[type[Exception], str] = {ModelNotFound: "model_not_found", Unauthorized: "invalid_api_key"}
-PATHS = ("/tokenize", "/detokenize", "/tokenizer_info")  # beside those below /v1
+PATHS = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info")  # beside those below /v1/
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -201,7 +201,7 @@ class OpenAI:
 
     async def unknown(self, request: Request) -> None:
         """Anything else below /v1, which only this API's clients ask for."""
-        raise Invalid(f"There is no {request.method} {request.path} here.", status=404)
+        raise Invalid(f"There is no {request.method} {brief(request.path)} here.", status=404)
 
     def _find(self, request: Request, name: str) -> ModelQueue:
         request.may_use(name)

@@ -35,9 +35,9 @@ class Chat(LanguageModel):
         try:
             given = msgspec.json.decode(request.body, type=dict[str, msgspec.Raw])
             messages = msgspec.json.decode(given.get("messages", b""), type=list[Message])
-            sampling = msgspec.json.decode(request.body, type=SamplingParams)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f'a conversation is wanted, as in {{"messages": […]}}: {error}', "messages") from None
+        sampling = msgspec.json.decode(request.body, type=SamplingParams)  # what is wrong with it names its parameter
         if sampling.seed is not None and not SEEDS[0] <= sampling.seed <= SEEDS[1]:
             raise InvalidRequest("seed: a whole number of 64 bits is wanted", "seed")
         if "max_tokens" not in given:

@@ -93,6 +93,8 @@ class LanguageModel:
             refuse(reply, error)
         except msgspec.ValidationError as error:
             refuse(reply, InvalidRequest(str(error)))
+        except RecursionError:
+            refuse(reply, InvalidRequest("the request holds too many lists or objects in one another"))
 
     def cancel(self, id: int) -> None:
         if job := self._jobs.pop(id, None):

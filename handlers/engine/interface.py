@@ -5,7 +5,6 @@ An engine knows tokens only. Text, chat templates and stop strings live one laye
 from one thread for as long as it returns True; sinks are called from inside `step()` and must not block.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -73,11 +72,14 @@ def asked_by(grammar: str) -> str:
     return "tools" if grammar.startswith("tools:") else "response_format"
 
 
+MOST_TOKENS = (1 << 31) - 1
+MOST_ALTERNATIVES = 100  # a whole vocabulary's for each token would be all of the worker's memory
 BOUNDS: dict[str, tuple[float, float]] = {
-    "max_tokens": (0, math.inf), "min_tokens": (0, math.inf), "temperature": (0, 1e6), "top_k": (0, math.inf),
+    "max_tokens": (0, MOST_TOKENS), "min_tokens": (0, MOST_TOKENS), "temperature": (0, 1e6), "top_k": (0, MOST_TOKENS),
     "top_p": (0, 1), "min_p": (0, 1), "repetition_penalty": (1e-6, 1e6), "presence_penalty": (-1e6, 1e6),
-    "frequency_penalty": (-1e6, 1e6), "logprobs": (0, math.inf), "prompt_logprobs": (0, math.inf), "n": (1, 4096),
+    "frequency_penalty": (-1e6, 1e6), "logprobs": (0, MOST_ALTERNATIVES), "prompt_logprobs": (0, MOST_ALTERNATIVES), "n": (1, 4096),
 }  # fmt: skip
+MOST_BIAS = 1e6
 
 
 def check_sampling(params: SamplingParams) -> None:
@@ -85,7 +87,10 @@ def check_sampling(params: SamplingParams) -> None:
     for name, (low, high) in BOUNDS.items():
         value = getattr(params, name)
         if value is not None and not low <= value <= high:
-            raise InvalidRequest(f"{name}: {value} is not between {low:g} and {high:g}", name)
+            shown = f"{value:g}" if isinstance(value, float) else str(value)[:40]
+            raise InvalidRequest(f"{name}: {shown} is not between {low} and {high}", name)
+    if any(not -MOST_BIAS <= bias <= MOST_BIAS for bias in params.logit_bias.values()):
+        raise InvalidRequest(f"logit_bias: a number is not between {-MOST_BIAS:g} and {MOST_BIAS:g}", "logit_bias")
 
 
 class EngineLike(Protocol):

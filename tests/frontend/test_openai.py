@@ -18,6 +18,7 @@ from .text_worker import CAPABILITIES, TextWorker
 
 USER = [{"role": "user", "content": "Hello!"}]
 HUGE_OPTION = b'{"model": "m", "messages": [{"role": "user"}], "chat_template_kwargs": {"x": %d}}' % 10**30
+LONG_NAME = b'{"input": "a", "model": "' + b"x" * 1_000_000 + b'"}'
 WEATHER = {
     "type": "function",
     "function": {
@@ -315,6 +316,8 @@ def test_errors_are_those_the_client_knows(serve, asked, error, param, streamed)
     ("method", "path", "body", "status"),
     [
         pytest.param("POST", "/v1/responses", b"{}", 404, id="a route that is none"),
+        pytest.param("POST", "/v1", b"{}", 404, id="the API itself"),
+        pytest.param("POST", "/v1/embeddings", LONG_NAME, 404, id="a model's name of a megabyte"),
         pytest.param("PUT", "/v1/models", b"", 404, id="another method"),
         pytest.param("POST", "/v1/completions", b'{"model": "m", "prompt": "\\ud83c"}', 400, id="half a character"),
         pytest.param("POST", "/v1/completions", b'{"model": "\\ud83c", "prompt": "a"}', 400, id="half a model"),
@@ -331,6 +334,7 @@ def test_whatever_is_asked_errors_have_this_apis_envelope(serve, method, path, b
         assert answer.status == status
         assert json.loads(answer.body)["error"]["type"] in ("not_found_error", "invalid_request_error")
         assert not worker.stats.waiting
+        assert len(answer.body) < 1000
 
     serve(scenario)
 

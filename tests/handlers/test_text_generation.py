@@ -184,10 +184,22 @@ def test_helm_refuses_what_it_cannot_read(model, body):
     assert send(model, "predict", body).status == 400
 
 
-def test_a_chat_s_seed_has_64_bits(tmp_path):
-    reply = send(start(Chat, tmp_path, **FAST), "predict", b'{"messages": [], "seed": %d}' % 10**30)
+@pytest.mark.parametrize("name", ["seed", "top_k", "max_tokens", "logprobs", "prompt_logprobs"])
+def test_a_chat_s_numbers_have_bounds(tmp_path, name):
+    reply = send(start(Chat, tmp_path, **FAST), "predict", b'{"messages": [], "%s": %d}' % (name.encode(), 10**30))
 
-    assert (reply.status, reply.headers) == (400, [("param", "seed")])
+    assert (reply.status, reply.headers) == (400, [("param", name)])
+
+
+@pytest.mark.parametrize("kind", [TextGeneration, Chat, Embedding, Scoring])
+def test_a_body_of_too_many_brackets_is_a_bad_request(tmp_path, kind):
+    reply = send(start(kind, tmp_path, **FAST), "predict", b'{"text": ' + b"[" * 5000 + b"]" * 5000 + b"}")
+
+    assert reply.status == 400
+
+
+def test_a_model_s_memory_is_not_filled_with_alternatives(model):
+    assert helm(model, logprobs=101).status == 400
 
 
 @pytest.mark.parametrize(

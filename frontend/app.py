@@ -105,7 +105,7 @@ class App:
     def refuse(self, exchange: Exchange, error: RequestError | None) -> None:
         """In the words of the API that was asked; None: a fault of ours."""
         if exchange.connection.listener == "inference" and openai.owns(exchange.url):
-            openai.refuse(exchange, error)
+            openai.refuse(exchange, error, self.options)
         elif error is not None:
             respond(exchange, error, self.options)
         else:

@@ -20,7 +20,7 @@ from . import generating, openai_text
 from . import openai_body as body
 from . import openai_schema as schema
 from .dispatch import ModelQueue
-from .errors import ModelError, ModelNotFound, RequestError, Unauthorized, brief, headers_of, status_of
+from .errors import ModelError, ModelNotFound, QueueFull, RequestError, Unauthorized, brief, headers_of, status_of
 from .exchange import Exchange
 from .models import Models
 from .openai_body import Invalid
@@ -49,30 +49,32 @@ def owns(url: bytes) -> bool:
     return path in PATHS or (path.startswith("/v1/") and not path.endswith((":predict", ":explain")))
 
 
-def refuse(exchange: Exchange, error: RequestError | None) -> None:
+def refuse(exchange: Exchange, error: RequestError | None, options: FrontendOptions) -> None:
     """Answers what never came to one of the handlers below; None: a fault of ours."""
-    status, words, headers = failure(error) if error else (500, error_body(500, "Internal server error."), ())
+    status, words, headers = failure(error, options) if error else (500, error_body(500, "Internal server error."), ())
     exchange.respond(status, msgspec.json.encode(words), "application/json", headers)
 
 
-def failure(error: Exception) -> tuple[int, dict[str, Any], tuple[tuple[str, str], ...]]:
+def failure(error: Exception, options: FrontendOptions) -> tuple[int, dict[str, Any], tuple[tuple[str, str], ...]]:
     """Status, body and headers for what went wrong."""
     if isinstance(error, Invalid):
         return error.status, error_body(error.status, str(error), error.param), ()
     assert isinstance(error, RequestError)
-    status = status_of(error)
+    status = options.queue_full_status if isinstance(error, QueueFull) else status_of(error)
     code = CODES.get(type(error))
     param = error.param if isinstance(error, ModelError) else None
     return status, error_body(status, str(error), param, code), tuple(headers_of(error))
 
 
-def guarded(handler: Callable[[Request], Awaitable[None]]) -> Callable[[Request], Awaitable[None]]:
+def guarded(
+    handler: Callable[[Request], Awaitable[None]], options: FrontendOptions
+) -> Callable[[Request], Awaitable[None]]:
     @functools.wraps(handler)
     async def wrapped(request: Request) -> None:
         try:
             await handler(request)
         except (Invalid, RequestError) as error:
-            status, words, headers = failure(error)
+            status, words, headers = failure(error, options)
             if request.started:  # a stream: the error is its last event, and the missing [DONE] tells
                 await request.write(sse(words))
                 request.cut()
@@ -240,6 +242,6 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         ("GET", "/tokenizer_info", api.tokenizer_info),
     ]
     return [
-        Route(method, path, guarded(handler), model_in_body=True, client_names_request=True)
+        Route(method, path, guarded(handler, options), model_in_body=True, client_names_request=True)
         for method, path, handler in table
     ]

@@ -412,18 +412,24 @@ def test_a_request_may_bring_its_id(serve):
     serve(scenario)
 
 
-def test_a_full_queue_is_a_503_that_says_when_to_come_back(serve):
+@pytest.mark.parametrize(
+    ("options", "error", "status"),
+    [({}, openai.InternalServerError, 503), ({"queue_full_status": 429}, openai.RateLimitError, 429)],
+    ids=["as it is", "as the operator has it"],
+)
+def test_a_full_queue_says_when_to_come_back(serve, options, error, status):
     async def scenario(client, worker, plane):
         async def ask():
             return await client.completions.create(model="m", prompt="x", max_tokens=50)
 
         answers = await asyncio.gather(*(ask() for _ in range(5)), return_exceptions=True)
 
-        refused = [answer for answer in answers if isinstance(answer, openai.InternalServerError)]
+        refused = [answer for answer in answers if isinstance(answer, error)]
         assert len(refused) == 2
-        assert refused[0].status_code == 503 and refused[0].response.headers["retry-after"]
+        assert refused[0].status_code == status and refused[0].response.headers["retry-after"]
 
-    serve(scenario, {"max_batch_rows": 1, "max_waiting": 1, "mock": {"steps_per_second": 200}}, job_queue_size=2)
+    section = {"max_batch_rows": 1, "max_waiting": 1, "mock": {"steps_per_second": 200}}
+    serve(scenario, section, options, job_queue_size=2)
 
 
 @pytest.mark.parametrize("prompts", ["one", ["one", "two", "three"]], ids=["one prompt", "three prompts"])

@@ -151,6 +151,7 @@ class Links:
         for link in self._links:
             if link.exchanges:
                 link.write(pack(Kind.ALIVE, 0))
+        self.flush()
 
     def stop(self) -> None:
         """No more clients; those which are connected are told that they should go, and what they sent is still answered."""

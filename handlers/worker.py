@@ -108,9 +108,6 @@ class Worker:
 
     def breathe(self, seconds: float | None = 0.0) -> None:
         """Write what there is, read what has come. A step or a batch that hangs does not come here, and so is found out."""
-        if (now := time.monotonic()) - self._reassured > self._reassure_after:
-            self._reassured = now
-            self.links.reassure()
         if pending := self._context.metrics.drain():
             self.links.report(pending)
         self.links.flush()
@@ -118,6 +115,9 @@ class Worker:
             self.links.poll(seconds)
         if self.links.lost_control:
             os._exit(0)
+        if self.links.polled - self._reassured > self._reassure_after:
+            self._reassured = self.links.polled
+            self.links.reassure()
 
     def breathe_streaming(self, seconds: float) -> None:
         """Between two parts of streams: written soon, and the sockets are looked at only now and then."""

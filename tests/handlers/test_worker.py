@@ -439,6 +439,21 @@ def test_an_interrupt_from_the_terminal_is_not_for_workers(swiss):
     assert ask(swiss, op="pid").json()["pid"] == swiss.process.pid
 
 
+def test_who_waits_for_others_hears_that_the_worker_lives(tmp_path):
+    code = "import time\ndef handle(rows, context):\n    time.sleep(0.05)\n    return ['done'] * len(rows or [])\n"
+    with running(config_of(tmp_path, code, response_timeout_seconds=0.2)) as worker:
+        other = worker.connect()
+        for _ in range(10):
+            other.send(b"{}")
+        worker.peer.send(b"{}")
+
+        kinds = [worker.peer.frame().kind]
+        while kinds[-1] != Kind.RESPONSE:
+            kinds.append(worker.peer.frame().kind)
+
+    assert kinds[0] == Kind.ALIVE and set(kinds[:-1]) == {Kind.ALIVE}
+
+
 def test_the_starter_may_ask_over_the_control_link(swiss):
     swiss.control.sock.sendall(pack(Kind.REQUEST, 77, RequestHead("describe", "d", []), b""))
 

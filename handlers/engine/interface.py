@@ -13,6 +13,10 @@ from ..generation import FinishReason, InvalidRequest, SamplingParams
 
 RequestKind = Literal["generate", "score", "embed"]
 
+MOST_TOKENS = (1 << 31) - 1
+MOST_ALTERNATIVES = 100  # a whole vocabulary's for each token would be all of the worker's memory
+MOST_BIAS = 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
@@ -72,14 +76,11 @@ def asked_by(grammar: str) -> str:
     return "tools" if grammar.startswith("tools:") else "response_format"
 
 
-MOST_TOKENS = (1 << 31) - 1
-MOST_ALTERNATIVES = 100  # a whole vocabulary's for each token would be all of the worker's memory
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (0, MOST_TOKENS), "min_tokens": (0, MOST_TOKENS), "temperature": (0, 1e6), "top_k": (0, MOST_TOKENS),
     "top_p": (0, 1), "min_p": (0, 1), "repetition_penalty": (1e-6, 1e6), "presence_penalty": (-1e6, 1e6),
     "frequency_penalty": (-1e6, 1e6), "logprobs": (0, MOST_ALTERNATIVES), "prompt_logprobs": (0, MOST_ALTERNATIVES), "n": (1, 4096),
 }  # fmt: skip
-MOST_BIAS = 1e6
 
 
 def check_sampling(params: SamplingParams) -> None:

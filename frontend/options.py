@@ -36,14 +36,14 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     server_version: str = ""  # what /v2 tells
 
     max_request_bytes: int = 6553500  # of a body; a larger one is answered 413 before it is read
-    max_response_bytes: int = 6553500  # of one answer; streams are not limited
+    max_response_bytes: int = 6553500  # of one answer, or unsent of a handler's stream; streams are not limited
     max_header_bytes: int = 65536
     header_timeout_seconds: float = 10.0  # from the connection, or a later request's first byte, to the last header
     body_timeout_seconds: float = 60.0  # a body may pause for so long
     keep_alive_seconds: float = 75.0
     drain_seconds: float = 30.0  # after SIGTERM: what is not answered by then is lost
     drain_delay_seconds: float = 0.0  # after SIGTERM: new connections are accepted for so long
-    stream_buffer_bytes: int = 262144  # unsent, per stream; a client which reads slower is cut off
+    stream_buffer_bytes: int = 262144  # of events that a text API's client has not taken; one which reads slower is cut off
 
     busy_poll_seconds: float = 0.0  # `lookout`
 

@@ -83,7 +83,7 @@ class Prediction(Call):
     def chunk(self, body: memoryview) -> None:
         self._exchange.write(body)
         connection = self._exchange.connection
-        if connection.unsent() > self._options.stream_buffer_bytes:  # a client which does not read must not fill our memory
+        if connection.unsent() > self._options.max_response_bytes:  # as much as a whole answer may wait for a slow client
             connection.abort()
 
     def ended(self, error: str) -> None:

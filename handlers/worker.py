@@ -36,8 +36,8 @@ from .running import BAD_REQUEST, FAULT, Runner, verdict
 logger = logging.getLogger(__name__)
 
 WRITE_AFTER_SECONDS = 0.0002  # answers wait so long for company: fewer writes, and the HTTP process has work meanwhile
-ALIVE_EVERY = 1 / 4  # of the time after which a silent worker is given up
 LEAVE_AFTER_SECONDS = 5.0  # how long a stopped worker waits for clients to hang up
+ALIVE_EVERY = 1 / 4  # of the time after which a silent worker is given up
 
 
 def main(arguments: list[str]) -> int:

@@ -207,7 +207,23 @@ def test_a_client_that_does_not_read_its_stream_is_cut_off(run):
 
         await until(lambda: not plane.app.connections)
 
-    run(scenario, stream_buffer_bytes=1 << 20)
+    run(scenario, max_response_bytes=1 << 20)
+
+
+def test_a_client_may_read_a_stream_more_slowly_than_it_is_made(run):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker)
+        client = await plane.client()
+        client.writer.transport.pause_reading()
+
+        client.send("/predictions/m", b'{"do": "stream", "n": 90, "pad": 65536}')
+        await until(lambda: worker.requests and not plane.app.models.find("m").outstanding)
+        client.writer.transport.resume_reading()
+
+        assert len((await client.answer()).body) > 90 * 65536
+
+    run(scenario)
 
 
 def test_requests_sent_ahead_are_answered_in_order(run):

@@ -339,6 +339,43 @@ def test_whatever_is_asked_errors_have_this_apis_envelope(serve, method, path, b
     serve(scenario)
 
 
+ODD = [True, -1, 1.5, 10**30, float("nan"), "x", "x" * 100_000, [], [None], {"a": 10**400}, {"a": 10**30}]
+DEEP = b'{"model": "m", "prompt": "x", "messages": [{"role": "user"}], "%s": ' + b"[" * 980 + b"]" * 980 + b"}"
+KEYS = [
+    "model", "prompt", "messages", "input", "tokens", "suffix", "best_of", "echo", "temperature", "top_p", "top_k", "min_p",
+    "max_tokens", "max_completion_tokens", "n", "seed", "stop", "stop_token_ids", "logprobs", "top_logprobs",
+    "prompt_logprobs", "logit_bias", "response_format", "tools", "tool_choice", "stream", "stream_options",
+    "chat_template_kwargs", "priority", "cache_salt", "presence_penalty", "min_tokens", "ignore_eos", "structured_outputs",
+    "guided_regex", "dimensions",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/detokenize"])
+def test_no_value_of_any_parameter_is_our_fault(serve, path):
+    good = {"model": "m", "prompt": "x", "messages": USER, "input": "x", "tokens": [65], "max_tokens": 1}
+    if path == "/tokenize":
+        del good["messages"]
+
+    async def scenario(client, worker, plane):
+        async def refused(body: bytes) -> None:
+            http = await plane.client()
+            answer = await http.ask(path, body)
+            http.writer.close()
+            assert answer.status < 500, (body[:200], answer.body[:500])
+            if answer.status >= 400:
+                assert len(answer.body) < 1000, body[:200]
+                assert json.loads(answer.body)["error"].keys() == {"message", "type", "param", "code"}
+
+        for key in KEYS:
+            for value in ODD:
+                await refused(json.dumps(good | {key: value}).encode())
+            await refused(DEEP % key.encode())
+        for body in (b"", b"{", b"null", b"[]", b"\xff", b"[" * 100_000, b'{"model": "m", "prompt": "\xff"}'):
+            await refused(body)
+
+    serve(scenario)
+
+
 def test_a_bad_key_is_what_the_client_knows_whatever_torchserve_says(serve, runtime):
     write_keys(runtime, InferenceKey("right"))
 

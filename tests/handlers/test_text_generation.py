@@ -336,7 +336,7 @@ def test_a_worker_that_ends_does_not_pass_half_a_text_for_a_whole_one(model):
     reply = helm(model, max_tokens=100)
     model.step()
 
-    model.close()
+    model.engine.drain()
 
     assert (reply.status, reply.body) == (503, b"Prediction failed")
 

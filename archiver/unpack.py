@@ -36,6 +36,11 @@ BROKEN = (
 )  # fmt: skip  # what the readers of these formats raise over bytes that are wrong
 
 
+def stem(name: str) -> str:
+    """An archive's file name without what says its format."""
+    return next((name.removesuffix(suffix) for suffix in ARCHIVE_SUFFIXES if name.endswith(suffix)), name)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an archive may unpack to."""

@@ -6,6 +6,7 @@ unregistering a published model there changes what is published. Not for: cells 
 
 from typing import Any
 
+from ...archiver.unpack import stem
 from ..control import ControlPlane
 from ..registry import VersionRecord
 from ..workers import State
@@ -119,5 +120,4 @@ async def remove(control: ControlPlane, name: str) -> None:
 
 
 def _path(record: VersionRecord) -> str:
-    stem = record.archive.rsplit("/", 1)[-1]
-    return "store." + stem.removesuffix(".mar").removesuffix(".tar.gz")
+    return "store." + stem(record.archive.rsplit("/", 1)[-1])

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...archiver.errors import ArchiveError
 from ...archiver.model_config import read_model_config
-from ...archiver.unpack import read_manifest
+from ...archiver.unpack import ARCHIVE_SUFFIXES, read_manifest, stem
 from .errors import SaxError
 
 STORE = "store."
@@ -94,9 +94,8 @@ class Servables:
     def _archives(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for entry in sorted(self._model_store.iterdir()) if self._model_store and self._model_store.is_dir() else ():
-            name = entry.name.removesuffix(".mar").removesuffix(".tar.gz")
-            if entry.name.endswith((".mar", ".tar.gz")) or (entry / "MAR-INF").is_dir():
-                found[name] = entry
+            if entry.name.endswith(ARCHIVE_SUFFIXES) or (entry / "MAR-INF").is_dir():
+                found[stem(entry.name)] = entry
         return found
 
     def _declared(self) -> Iterator[Servable]:

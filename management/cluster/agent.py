@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...archiver.unpack import ARCHIVE_SUFFIXES
 from ..cell.names import parse_cell
 from ..cell.root import CellConfig, Location
 
@@ -154,5 +155,5 @@ class Digests:
 
     def archives(self, store: Path) -> dict[str, str]:
         """Those of the packed archives of a model store."""
-        found = [path for path in store.iterdir() if path.name.endswith((".mar", ".tar.gz"))] if store.is_dir() else []
+        found = [path for path in store.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES)] if store.is_dir() else []
         return {path.name: digest for path in found if (digest := self.of(path))}

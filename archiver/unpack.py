@@ -7,9 +7,10 @@ content, made beside its final place and renamed when complete, so a half-unpack
 leaves nothing. Not for: what the files mean, beyond the manifest and the model's YAML.
 """
 
+import contextlib
 import gzip
 import hashlib
-import lzma
+import io
 import os
 import shutil
 import stat
@@ -21,17 +22,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO
 
 from .errors import InvalidModel
 from .manifest import MANIFEST_PATH, Manifest, parse_manifest
 from .model_config import ModelConfig, read_model_config
 
 CHUNK = 1 << 20
+HEADERS_BYTES = 64 << 10  # of all that a tar says of one member before its content
+ENTRY_BYTES = 2 << 10  # of a zip's directory, for each member there may be: names and comments included
 TAR_SUFFIXES = (".tar.gz", ".tgz")
 ARCHIVE_SUFFIXES = (".mar", *TAR_SUFFIXES)
 BROKEN = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError,
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error,
     ValueError, IndexError, OverflowError, NotImplementedError, RecursionError, struct.error,
 )  # fmt: skip  # what the readers of these formats raise over bytes that are wrong
 
@@ -174,6 +177,7 @@ class Member:
     is_folder: bool
     mode: int
     open: Callable[[], IO[bytes]]
+    headers_bytes: int = 0  # what it took of the unpacked stream beside its content
 
 
 class Extraction:
@@ -189,10 +193,11 @@ class Extraction:
     def run(self, members: Iterator[Member]) -> None:
         for number, member in enumerate(members, 1):
             if number > self._limits.members:
-                raise InvalidModel(f"The archive has more than {self._limits.members} members.")
+                raise _too_many(self._limits)
             self._write(member)
 
     def _write(self, member: Member) -> None:
+        self._count(member.headers_bytes)
         parts = safe_parts(member.name, self._limits)
         if not parts:
             return
@@ -217,6 +222,8 @@ class Extraction:
         if before is not None and not (before and member.is_folder):
             raise InvalidModel(f"The member {member.name!r} is there twice.")
         self._seen[key] = member.is_folder
+        if len(self._seen) > self._limits.members:  # folders count, also those that stand in longer names only
+            raise _too_many(self._limits)
 
     def _count(self, size: int) -> None:
         self._written += size
@@ -228,6 +235,10 @@ class Extraction:
             and self._written > self._limits.ratio * self._packed
         ):
             raise InvalidModel(f"The archive unpacks to more than {self._limits.ratio} times its size.")
+
+
+def _too_many(limits: Limits) -> InvalidModel:
+    return InvalidModel(f"The archive has more than {limits.members} members.")
 
 
 def safe_parts(name: str, limits: Limits) -> tuple[str, ...]:
@@ -252,23 +263,27 @@ class _members:
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
         self._limits = limits
-        self._archive: zipfile.ZipFile | tarfile.TarFile | None = None
+        self._opened = contextlib.ExitStack()
 
     def __enter__(self) -> Iterator[Member]:
         try:
             if self._path.is_dir():
                 return self._folder()
             if self._path.name.endswith(TAR_SUFFIXES):
-                self._archive = tarfile.open(self._path, "r|gz", tarinfo=_BoundedHeader)
-                return self._guarded(self._tar(self._archive))
-            self._archive = zipfile.ZipFile(self._path)
-            return self._guarded(self._zip(self._archive))
-        except (*BROKEN, OSError) as error:
-            raise self._broken(error) from None
+                stream = self._opened.enter_context(_TarStream(self._path))
+                return self._tar(self._opened.enter_context(tarfile.open(fileobj=stream, mode="r|")), stream)
+            file = self._opened.enter_context(_ZipFile(self._path, self._limits))
+            archive = self._opened.enter_context(zipfile.ZipFile(file))
+            file.directory_is_read = True
+            return self._zip(archive)
+        except BaseException as error:
+            self._opened.close()
+            if isinstance(error, (*BROKEN, OSError)):
+                raise self._broken(error) from None
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if self._archive is not None:
-            self._archive.close()
+        self._opened.close()
         if isinstance(error, BROKEN):
             raise self._broken(error) from None
         if isinstance(error, RuntimeError) and "encrypted" in str(error):
@@ -277,18 +292,13 @@ class _members:
     def _broken(self, error: BaseException) -> InvalidModel:
         return InvalidModel(f"The archive {self._path.name} is broken or no archive: {type(error).__name__}.")
 
-    @staticmethod
-    def _guarded(members: Iterator[Member]) -> Iterator[Member]:
-        yield from members
-
     def _folder(self) -> Iterator[Member]:
         for path in _walk(self._path):
             yield Member(path.relative_to(self._path).as_posix(), False, path.stat().st_mode, _opener(path))
 
-    def _zip(self, archive: zipfile.ZipFile) -> Iterator[Member]:
+    @staticmethod
+    def _zip(archive: zipfile.ZipFile) -> Iterator[Member]:
         infos = archive.infolist()
-        if len(infos) > self._limits.members:
-            raise InvalidModel(f"The archive has more than {self._limits.members} members.")
         _refuse_overlaps(infos)
         for info in infos:
             mode = info.external_attr >> 16
@@ -297,25 +307,63 @@ class _members:
                 raise InvalidModel(f"The member {info.filename!r} is a link or a device.")
             if info.orig_filename != info.filename:  # a NUL cut it: readers would disagree on the name
                 raise InvalidModel(f"The member {info.orig_filename!r} has a letter that no file's name should have.")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others ask for memory as they please
+                raise InvalidModel(f"The member {info.filename!r} is compressed in a way that model archives are not.")
             yield Member(info.filename, info.is_dir(), mode, lambda info=info: archive.open(info))  # type: ignore[misc]
 
     @staticmethod
-    def _tar(archive: tarfile.TarFile) -> Iterator[Member]:
-        for info in archive:
+    def _tar(archive: tarfile.TarFile, stream: "_TarStream") -> Iterator[Member]:
+        while (info := archive.next()) is not None:
             if not (info.isreg() or info.isdir()) or info.issparse():
                 raise InvalidModel(f"The member {info.name!r} is a link, a device or a sparse file.")
-            yield Member(info.name, info.isdir(), info.mode, lambda info=info: _tar_file(archive, info))  # type: ignore[misc]
+            headers_bytes = stream.content_begins(info)
+            yield Member(info.name, info.isdir(), info.mode, lambda info=info: _tar_file(archive, info), headers_bytes)  # type: ignore[misc]
+            archive.members.clear()  # type: ignore[attr-defined]  # each keeps all that its headers said
+            archive.pax_headers = {}  # said of all members that follow: nothing that we would want to know
 
 
-class _BoundedHeader(tarfile.TarInfo):
-    """A header that only announces long names or attributes is read into memory whole: a bomb where no member is yet."""
+class _TarStream(gzip.GzipFile):
+    """What tarfile reads. Headers go into memory before there is a member to judge, be they many, long or sparse maps: here
+    they are counted, and end."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        header = super().frombuf(buf, encoding, errors)
-        if header.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and header.size > CHUNK:
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self._headers_bytes = 0
+        self._content_ends = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        begun = self.tell()
+        data = super().read(size)
+        self._headers_bytes += max(0, self.tell() - max(begun, self._content_ends))
+        if self._headers_bytes > HEADERS_BYTES:
             raise InvalidModel("The archive has a header that is too large.")
-        return header
+        return data
+
+    def content_begins(self, info: tarfile.TarInfo) -> int:
+        """How long the member's headers were."""
+        headers_bytes, self._headers_bytes = self._headers_bytes, 0
+        self._content_ends = info.offset_data + info.size
+        return headers_bytes
+
+
+class _ZipFile(io.BufferedReader):
+    """What zipfile reads. It makes an object of each entry of the directory before there is a member to judge: what is no
+    entry's signature is no entry, so they are counted here."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        super().__init__(io.FileIO(path))
+        self._limits = limits
+        self.directory_is_read = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.directory_is_read:
+            return super().read(size)
+        if size is not None and size > self._limits.members * ENTRY_BYTES:
+            raise InvalidModel("The archive has a directory that is too large.")
+        data = super().read(size)
+        if data.count(b"PK\1\2") > self._limits.members:
+            raise _too_many(self._limits)
+        return data
 
 
 def _opener(path: Path) -> Callable[[], IO[bytes]]:

@@ -110,7 +110,7 @@ class Settings:
     initial_distribution_port: int = _is(29500, "accepted; processes that compute together meet at a free port", minimum=1)
     number_of_gpu: int | None = _is(None, "GPUs to use; all when not given", minimum=0)
     max_archive_size: int = _is(20 << 30, "bytes an archive may unpack to", minimum=1)
-    max_archive_members: int = _is(100_000, "files an archive may hold", minimum=1)
+    max_archive_members: int = _is(100_000, "files and folders an archive may hold", minimum=1)
     # -- requests
     max_request_size: int = _is(6553500, "bytes of a request's body; more is answered 413", minimum=1, section="Requests")
     max_response_size: int = _is(6553500, "bytes of a response's body", minimum=1)

@@ -56,6 +56,24 @@ def zip_typed(name: str, kind: int) -> zipfile.ZipInfo:
     return info
 
 
+def zip_packed(name: str, method: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.compress_type = method
+    return info
+
+
+def directory_of(size: int) -> Callable[[Path], None]:
+    """A zip whose directory claims to have `size` bytes."""
+
+    def write(path: Path) -> None:
+        zip_with(("h.py", b"x"))(path)
+        data = bytearray(path.read_bytes())
+        data[-10:-6] = size.to_bytes(4, "little")
+        path.write_bytes(data)
+
+    return write
+
+
 def truncated(write: Callable[[Path], None], part: float) -> Callable[[Path], None]:
     def cut(path: Path) -> None:
         write(path)
@@ -87,14 +105,35 @@ def flipped(path: Path) -> None:
     path.write_bytes(data)
 
 
-def headers(count: int, payload: bytes) -> Callable[[Path], None]:
-    """So many attribute headers, one after the other, before the first member."""
+def headers(count: int, payload: bytes, kind: bytes = tarfile.XHDTYPE, members: int = 1) -> Callable[[Path], None]:
+    """Members without content; before each so many attribute headers, one after the other."""
 
     def write(path: Path) -> None:
         header = tarfile.TarInfo("x")
-        header.type, header.size = tarfile.XHDTYPE, len(payload)
+        header.type, header.size = kind, len(payload)
         block = header.tobuf(tarfile.USTAR_FORMAT) + payload + b"\0" * (-len(payload) % 512)
-        path.write_bytes(gzip.compress(block * count + tarfile.TarInfo("h.py").tobuf() + b"\0" * 1024, 1))
+        with gzip.open(path, "wb", 1) as file:
+            for number in range(members):
+                file.write(block * count + tarfile.TarInfo(f"h{number}.py").tobuf())
+            file.write(b"\0" * 1024)
+
+    return write
+
+
+def comment(size: int) -> bytes:
+    """An attribute that fills a header of `size` bytes."""
+    return b"%d comment=%b\n" % (size, b"x" * (size - len(str(size)) - 10))
+
+
+def sparse(maps: int) -> Callable[[Path], None]:
+    """A file of holes, described by so many blocks of the old GNU format."""
+
+    def write(path: Path) -> None:
+        header = bytearray(typed("h.py", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+        header[386:410] = b"%011o\0" % 1 * 2
+        header[482] = 1
+        header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
+        path.write_bytes(gzip.compress(header + (b"%011o\0" % 1 * 42 + b"\1" + b"\0" * 7) * maps + b"\0" * 1024, 1))
 
     return write
 
@@ -109,6 +148,8 @@ ZIPS: dict[str, Callable[[Path], None]] = {
     "file used as a folder (zip)": zip_with(("a", b"1"), ("a/b", b"2")),
     "folder used as a file (zip)": zip_with(("a/b", b"1"), ("a", b"2")),
     "overlapping entries (zip)": overlapping,
+    "a compression whose dictionary takes what memory it likes (zip)": zip_with((zip_packed("x", zipfile.ZIP_LZMA), b"x")),
+    "a directory larger than its file (zip)": directory_of(0xFFFFFFF0),
     "bomb (zip)": zip_with(("zeros", BOMB)),
     "truncated at a half (zip)": truncated(zip_with(("h.py", b"x" * 5000)), 0.5),
     "truncated at the end (zip)": truncated(zip_with(("h.py", b"x" * 5000)), 0.97),
@@ -130,6 +171,10 @@ TARS: dict[str, Callable[[Path], None]] = {
     "bomb (tar)": tar_with((tarfile.TarInfo("zeros"), BOMB)),
     "bomb in a header (tar)": headers(1, b"\0" * (20 << 20)),
     "headers without end (tar)": headers(3000, b"11 path=ab\n"),
+    "long headers (tar)": headers(1, comment(100 << 10)),
+    "long headers of each member (tar)": headers(1, comment(50 << 10), members=400),
+    "long headers of all members (tar)": headers(3, comment(30 << 10), tarfile.XGLTYPE),
+    "a sparse file's map without end (tar)": sparse(3000),
     "truncated at a half (tar)": truncated(tar_with((tarfile.TarInfo("h.py"), bytes(range(256)) * 400)), 0.5),
     "no tar at all": lambda path: path.write_bytes(b"this is no tar") and None,
     "empty file (tar)": lambda path: path.write_bytes(b"") and None,

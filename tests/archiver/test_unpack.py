@@ -4,6 +4,7 @@ import json
 import os
 import random
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -12,7 +13,7 @@ from flambeau.archiver.errors import InvalidModel
 from flambeau.archiver.pack import PackRequest, pack
 from flambeau.archiver.unpack import Limits, open_archive, read_manifest
 
-from .hostile import MANIFEST, TARS, ZIPS, tar_with, zip_with
+from .hostile import MANIFEST, TARS, ZIPS, comment, headers, tar_with, zip_with
 
 LIMITS = Limits(total_bytes=1 << 30, ratio=100, ratio_from_bytes=16 << 20, members=500)
 
@@ -60,6 +61,34 @@ def test_more_members_than_the_limit_are_refused(tmp_path):
 
     with pytest.raises(InvalidModel, match="more than 500 members"):
         open_archive(tmp_path / "m.mar", tmp_path / "models", LIMITS)
+
+
+def test_folders_that_stand_in_names_only_count_as_members(tmp_path):
+    zip_with(*((f"{number}/a/b/c/d/f", b"") for number in range(100)))(tmp_path / "m.mar")
+
+    with pytest.raises(InvalidModel, match="more than 500 members"):
+        open_archive(tmp_path / "m.mar", tmp_path / "models", LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        pytest.param(headers(1, comment(50 << 10), members=400), "m.tar.gz", id="headers of a tar"),
+        pytest.param(zip_with(*((f"f{number}", b"") for number in range(20_000))), "m.mar", id="a zip's directory"),
+    ],
+)
+def test_what_an_archive_says_of_its_members_is_not_kept_in_memory(tmp_path, write, name):
+    write(tmp_path / name)
+
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(InvalidModel):
+            open_archive(tmp_path / name, tmp_path / "models", Limits(members=1000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 6 << 20
 
 
 @pytest.mark.parametrize("key", ["configFile", "requirementsFile"])

@@ -81,7 +81,7 @@ class ControlPlane:
             raise
         logger.info("Model %s version %s is registered from %s", record.name, record.version, asked.url)
         if wait and (cause := await first_failure(started)):
-            await self._undo(record)
+            await self._undo(pool)
             raise WorkersFailed(f"Failed to start workers for model {record.name} version: {record.version}", cause)
         return Scaled(record.name, record.version, record.min_workers)
 
@@ -117,9 +117,11 @@ class ControlPlane:
         async with self._change(name):
             self.registry.set_default(name, version)
 
-    async def unregister(self, name: str, version: str | None = None) -> None:
-        """Routed no more when it returns; what its workers have, they finish."""
+    async def unregister(self, name: str, version: str | None = None, only: Pool | None = None) -> None:
+        """Routed no more when it returns; what its workers have, they finish. `only`: unless others serve it by now."""
         async with self._change(name):
+            if only and self.pools.get((name, only.record.version)) is not only:
+                return
             record = self.registry.remove(name, version)
             self.broken.pop((record.name, record.version), None)
             pool = self.pools.pop((record.name, record.version), None)
@@ -246,9 +248,11 @@ class ControlPlane:
             cause = self.broken.get((record.name, record.version), "")
             raise WorkersFailed(f"Model {record.name} version {record.version} can't be served", cause) from None
 
-    async def _undo(self, record: VersionRecord) -> None:
+    async def _undo(self, pool: Pool) -> None:
+        """Somebody may have unregistered the model meanwhile, and registered it anew."""
+        record = pool.record
         try:
-            await self.unregister(record.name, record.version)
+            await self.unregister(record.name, record.version, only=pool)
         except ManagementError as error:
             logger.warning("Model %s version %s stays registered: %s", record.name, record.version, error)
 

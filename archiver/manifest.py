@@ -101,6 +101,6 @@ def _text(document: dict[str, Any], key: str) -> str | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str) or re.search("[\0\ud800-\udfff]", value):  # halves of letters, which nothing can send on
         raise InvalidModel(f"The manifest's {key} is no text.")
     return value

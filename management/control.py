@@ -29,6 +29,7 @@ from .workers import Worker
 logger = logging.getLogger(__name__)
 
 RUNTIMES = ("python", "python2", "python3", "LSP")
+RETRY_SECONDS = 1.0  # between tries to write the routing table
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class ControlPlane:
         self._models_folder = models_folder
         self._model_store = model_store
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._next_try: asyncio.TimerHandle | None = None  # a routing table that waits for room on the disk
 
     async def register(self, asked: Registration, *, wait: bool) -> Scaled:
         """`wait`: when it returns the workers are ready, and when one can't be the registration is undone."""
@@ -166,6 +168,19 @@ class ControlPlane:
         await asyncio.gather(*(pool.stop(drain_seconds) for pool in self.pools.values()))
 
     def publish(self) -> None:
+        """A disk that is full costs neither the change nor who watches over the workers: HTTP processes hear of it later."""
+        if self._next_try:
+            self._next_try.cancel()
+            self._next_try = None
+        try:
+            self._routes.publish(self._table())
+        except OSError as error:
+            logger.error("The routing table could not be written (%s); next try in %g s", error.strerror, RETRY_SECONDS)
+            self._next_try = asyncio.get_running_loop().call_later(RETRY_SECONDS, self.publish)
+        for observer in self.observers:
+            observer()
+
+    def _table(self) -> Table:
         models = {
             name: {v: self.pools[name, v].route() for v in versions if (name, v) in self.pools}
             for name, versions in self.registry.state.models.items()
@@ -174,16 +189,13 @@ class ControlPlane:
         for name, route in self.elsewhere.items():
             add_elsewhere(models.setdefault(name, {}), route)
             defaults.setdefault(name, route.version)
-        table = Table(
+        return Table(
             models=models,
             defaults=defaults,
             workflows={name: workflow_route(record) for name, record in self.registry.state.workflows.items()},
             healthy=self.healthy,
             draining=self.draining,
         )
-        self._routes.publish(table)
-        for observer in self.observers:
-            observer()
 
     @property
     def allowed_urls(self) -> tuple[str, ...]:

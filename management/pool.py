@@ -99,11 +99,11 @@ class Pool:
         for worker in leaving:
             self._last_error = worker.last_error or self._last_error
         self.workers = [worker for worker in self.workers if worker not in leaving]
-        self._around.changed()
         tasks = [asyncio.create_task(w.stop(self._around.settings.unregister_model_timeout)) for w in leaving]
         for task in tasks:
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
+        self._around.changed()  # before the tasks begin
         return tasks
 
     async def stop(self, drain_seconds: float) -> None:

@@ -163,7 +163,11 @@ async def start_worker(
     finally:
         theirs.close()
     worker = WorkerProcess(child, ours, on_metric)
-    await worker.configure(config)
+    try:
+        await worker.configure(config)
+    except BaseException:  # cancelled: nobody else knows of it yet
+        worker.kill()
+        raise
     return worker
 
 

@@ -130,7 +130,11 @@ class Worker:
         try:
             self.process = await self._launch(self)
             await self.process.loaded(self._startup_timeout)
-        except (LoadFailed, OSError) as failure:
+        except Exception as failure:  # none must end the watch, or the model would have no worker any more
+            if not isinstance(failure, (LoadFailed, OSError)):
+                logger.exception("Worker %s of %s could not be started", self.id, self._label)
+            if self.process:
+                self.process.kill()
             self.last_error = str(failure)
             self._tell_first(self.last_error)
             return None, isinstance(failure, LoadFailed) and failure.final
@@ -172,7 +176,10 @@ class Worker:
 
     def _set(self, state: State) -> None:
         self.state = state
-        self._changed()
+        try:
+            self._changed()
+        except Exception:  # whoever is told may fail; the worker's life goes on
+            logger.exception("Worker %s of %s: nobody could be told that it is %s", self.id, self._label, state.value)
 
 
 def backoff() -> Iterator[int]:

@@ -102,6 +102,15 @@ def test_a_manifest_cannot_name_a_file_outside(tmp_path, key):
         open_archive(tmp_path / "m.mar", tmp_path / "models", LIMITS)
 
 
+@pytest.mark.parametrize("handler", ["h\ud800:f", "h\0"], ids=["half a letter", "a NUL"])
+def test_a_manifest_s_words_are_text_that_can_be_sent_on(tmp_path, handler):
+    with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {"modelName": "m", "handler": handler}}))
+
+    with pytest.raises(InvalidModel, match="handler is no text"):
+        open_archive(tmp_path / "m.mar", tmp_path / "models", LIMITS)
+
+
 @pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])
 def test_what_was_packed_is_what_is_opened(tmp_path, archive_format):
     (tmp_path / "h.py").write_text("def handle(data, context): ...\n")

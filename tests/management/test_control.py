@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import time
 
 import pytest
@@ -15,9 +16,10 @@ from flambeau.management.errors import WorkersFailed
 from flambeau.management.pool import Surroundings
 from flambeau.management.processes import Children
 from flambeau.management.registry import Registry
-from flambeau.management.routing import RouteWriter
+from flambeau.management.routing import RouteReader, RouteWriter
 from flambeau.management.serving import Registration
 from flambeau.management.settings import Settings
+from flambeau.management.workers import State
 
 from ..conftest import ECHO, HOME
 
@@ -64,6 +66,10 @@ async def until(true):
     return found
 
 
+def workers_of(plane, name):
+    return [worker for worker in plane.control.pools[name, "1.0"].workers if worker.state is State.READY]
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs a story, which gets a plane; whatever it started ends with it."""
@@ -103,5 +109,30 @@ def test_a_registration_that_fails_late_leaves_a_newer_one_of_the_same_name_alon
 
         assert plane.control.pools["m", "1.0"] is newer
         assert plane.control.registry.find("m").version == "1.0"
+
+    run(story)
+
+
+def test_a_full_runtime_folder_ends_neither_workers_nor_who_watches_over_them(run):
+    async def story(plane):
+        control, reader = plane.control, RouteReader(plane.runtime)
+        plane.archive("m")
+        plane.archive("gone")
+        await control.register(Registration(url="gone", initial_workers=1), wait=True)
+        (plane.runtime / "routes.next").mkdir()  # nothing can be written there now
+
+        await control.register(Registration(url="m", initial_workers=1), wait=True)
+        (first,) = workers_of(plane, "m")
+        before = first.pid
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: first.state is State.READY and first.pid not in (before, None))
+        (leaving,) = workers_of(plane, "gone")
+        await control.unregister("gone")
+        await until(lambda: leaving.pid is None)
+        assert "m" not in reader.table().models
+
+        (plane.runtime / "routes.next").rmdir()
+        await until(lambda: "m" in reader.table().models)
+        assert "gone" not in reader.table().models
 
     run(story)

@@ -6,6 +6,7 @@ private or link-local address is refused unless the pattern that allowed it name
 fetched.
 """
 
+import contextlib
 import http.client
 import ipaddress
 import os
@@ -14,8 +15,10 @@ import shutil
 import socket
 import ssl
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -115,11 +118,13 @@ def _in_store(name: str, model_store: Path) -> Path:
 
 
 def _existing(path: Path, url: str) -> Path:
+    """A file or a folder: a pipe or a device would be read for ever."""
     try:
-        path.stat()
-    except (OSError, ValueError):  # not there, or a name that nothing could have
-        raise ModelNotFound(f"Model not found at: {url}") from None
-    return path
+        if path.is_file() or path.is_dir():
+            return path
+    except (OSError, ValueError):  # a name that nothing could have
+        pass
+    raise ModelNotFound(f"Model not found at: {url}")
 
 
 def _require_allowed(url: str, allowed: tuple[str, ...]) -> str:
@@ -160,12 +165,11 @@ def _store(target: Path, url: str, write: Callable[[int], None]) -> None:
 
 
 def _from_http(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress: Progress | None, sink: int) -> None:
-    deadline = time.monotonic() + limits.total_seconds
+    written = _Sink(sink, limits, progress)
     for _ in range(MAX_REDIRECTS + 1):
         pattern = _require_allowed(url, allowed)
         parts = _split(url)
-        connection = _connect(parts, pattern, limits)
-        try:
+        with _connected(parts, pattern, limits, written.deadline) as connection:
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", target, headers={"Host": parts.netloc, "User-Agent": "flambeau"})
             answer = connection.getresponse()
@@ -177,28 +181,62 @@ def _from_http(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress
                 continue
             if answer.status != 200:
                 raise OSError(f"status {answer.status}")
-            _copy(answer, sink, limits, deadline, progress)
+            written.length = answer.length
+            while piece := answer.read1(CHUNK):
+                written.write(piece)
+            if answer.length:  # http.client counts down what was promised
+                raise OSError("the connection broke off")
+            written.require_time()  # the end may be ours
             return
-        finally:
-            connection.close()
     raise OSError("too many redirects")
 
 
-def _copy(
-    answer: http.client.HTTPResponse, sink: int, limits: FetchLimits, deadline: float, progress: Progress | None
-) -> None:
-    total, length = 0, answer.length
-    while piece := answer.read1(CHUNK):  # what has come: a server that trickles must meet the deadline, too
-        total += len(piece)
-        if total > limits.max_bytes or time.monotonic() > deadline:
-            raise OSError("too large or too slow")
+class _Sink:
+    """A file that takes so much in so long; more is an OSError."""
+
+    def __init__(self, file: int, limits: FetchLimits, progress: Progress | None) -> None:
+        self._file, self._max_bytes, self._progress = file, limits.max_bytes, progress
+        self._total = 0
+        self.length: int | None = None
+        self.deadline = time.monotonic() + limits.total_seconds
+
+    def write(self, piece: bytes) -> int:
+        self._total += len(piece)
+        self.require_time()
+        if self._total > self._max_bytes:
+            raise OSError("too large")
         view = memoryview(piece)
         while view:
-            view = view[os.write(sink, view) :]
-        if progress is not None:
-            progress(total, length)
-    if answer.length:  # http.client counts down what was promised
-        raise OSError("the connection broke off")
+            view = view[os.write(self._file, view) :]
+        if self._progress is not None:
+            self._progress(self._total, self.length)
+        return len(piece)
+
+    def require_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise OSError("too slow")
+
+
+@contextmanager
+def _connected(
+    parts: SplitResult, pattern: str, limits: FetchLimits, deadline: float
+) -> Iterator[http.client.HTTPConnection]:
+    """Until the deadline: a socket's own timeout starts anew with each byte that a server gives away."""
+    connection = _connect(parts, pattern, limits)
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), _break_off, [connection.sock])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield connection
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def _break_off(connection: socket.socket) -> None:
+    """Whoever reads reads the end. Not by TLS' own way, which would take the session from under the reader."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _connect(parts: SplitResult, pattern: str, limits: FetchLimits) -> http.client.HTTPConnection:
@@ -229,8 +267,10 @@ def _from_s3(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress: 
     except ImportError:
         raise ExtraMissing("s3:// needs the extra `s3`: pip install 'flambeau[s3]'") from None
     parts = urlsplit(url)
-    with os.fdopen(os.dup(sink), "wb") as file:
-        boto3.client("s3").download_fileobj(parts.netloc, parts.path.lstrip("/"), file)
+    try:
+        boto3.client("s3").download_fileobj(parts.netloc, parts.path.lstrip("/"), _Sink(sink, limits, progress))
+    except Exception as error:  # no such key, no credentials: botocore's errors have no base that we would know
+        raise OSError(type(error).__name__) from None
 
 
 SOURCES: dict[str, Callable[[str, tuple[str, ...], FetchLimits, Progress | None, int], None]] = {

@@ -1,6 +1,9 @@
 import contextlib
 import http.server
+import os
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +18,16 @@ def store(tmp_path):
     (tmp_path / "store" / "m.mar").write_bytes(b"archive")
     (tmp_path / "outside.mar").write_bytes(b"secret")
     return tmp_path / "store"
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIPS = {
+    "/status.mar": (b"HTTP/1.1 200 ", b"O"),
+    "/headers.mar": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "/continue.mar": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "/chunk.mar": (CHUNKED + b"1;", b"x"),
+    "/trailers.mar": (CHUNKED + b"1\r\nx\r\n0\r\n", b"x: y\r\n"),
+}
 
 
 @pytest.fixture
@@ -36,6 +49,12 @@ def web():
                 with contextlib.suppress(OSError):
                     while not type(self).stopped.wait(0.02):
                         self.wfile.write(b"a")
+            elif self.path in DRIPS:
+                begin, drop = DRIPS[self.path]
+                with contextlib.suppress(OSError):
+                    self.wfile.write(begin)
+                    while not type(self).stopped.wait(0.02):
+                        self.wfile.write(drop)
             elif self.path in ("/good.mar", "/short.mar"):
                 self.send_response(200)
                 self.send_header("Content-Length", "7" if self.path == "/good.mar" else "70")
@@ -137,6 +156,61 @@ def test_a_user_s_name_in_the_address_fools_no_pattern(store):
 def test_a_server_that_trickles_must_meet_the_deadline(store, web):
     with pytest.raises(DownloadFailed):
         fetch(f"{web.url}/slow.mar", store, ALLOWED, FetchLimits(total_seconds=0.2))
+
+
+@pytest.mark.parametrize("path", DRIPS)
+def test_a_server_that_comes_to_no_end_must_meet_the_deadline(store, web, path):
+    with pytest.raises(DownloadFailed):
+        fetch(f"{web.url}{path}", store, ALLOWED, FetchLimits(total_seconds=0.2))
+    assert [path.name for path in store.iterdir()] == ["m.mar"]
+
+
+@pytest.mark.parametrize("url", ["pipe.mar", "file:///dev/zero"])
+def test_what_is_neither_a_file_nor_a_folder_is_no_archive(store, url):
+    os.mkfifo(store / "pipe.mar")
+
+    with pytest.raises(ModelNotFound, match="Model not found at: "):
+        fetch(url, store, ("file://.*",))
+
+
+class NoSuchKey(Exception): ...
+
+
+class Bucket:
+    """As much of boto3 as we use: `held` in one key, which is there."""
+
+    def __init__(self, held):
+        self._held = held
+
+    def client(self, service):
+        return self
+
+    def download_fileobj(self, bucket, key, file):
+        if (bucket, key) != ("models", "m/new.mar"):
+            raise NoSuchKey
+        for piece in self._held:
+            file.write(piece)
+
+
+@pytest.mark.parametrize(
+    ("key", "limits", "fetched"),
+    [
+        pytest.param("new.mar", FetchLimits(), True, id="there"),
+        pytest.param("none.mar", FetchLimits(), False, id="no such key"),
+        pytest.param("new.mar", FetchLimits(max_bytes=5), False, id="too large"),
+        pytest.param("new.mar", FetchLimits(total_seconds=-1), False, id="too slow"),
+    ],
+)
+def test_an_object_of_a_bucket_meets_the_same_limits(store, monkeypatch, key, limits, fetched):
+    monkeypatch.setitem(sys.modules, "boto3", SimpleNamespace(client=Bucket([b"arch", b"ive"]).client))
+    url = f"s3://models/m/{key}"
+
+    if fetched:
+        assert fetch(url, store, ("s3://.*",), limits).path.read_bytes() == b"archive"
+    else:
+        with pytest.raises(DownloadFailed, match=f"Failed to download archive from: {url}"):
+            fetch(url, store, ("s3://.*",), limits)
+        assert [path.name for path in store.iterdir()] == ["m.mar"]
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://a:99999/x.mar", "http://a:b/x.mar", "a" * 5000, "\0.mar"])

@@ -75,12 +75,11 @@ class ControlPlane:
                 pool = self.pools[record.name, record.version] = Pool(record, archive, self._around, python)
                 self.publish()
                 started = pool.add(record.min_workers)
-        except (ManagementError, ArchiveError, OSError) as error:
+        except OSError as error:
+            raise StorageFailed(f"The archive could not be unpacked: {error.strerror}") from error
+        finally:
             if not self._in_use(fetched.path):
                 remove_download(fetched)
-            if isinstance(error, OSError):
-                raise StorageFailed(f"The archive could not be unpacked: {error.strerror}") from error
-            raise
         logger.info("Model %s version %s is registered from %s", record.name, record.version, asked.url)
         if wait and (cause := await first_failure(started)):
             await self._undo(pool)

@@ -44,7 +44,9 @@ class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     url: str
     archive: str
-    nodes: list[dict[str, Any]]  # each after those that feed it: name, inputs, workers, batch, timeout_seconds, attempts
+    nodes: list[
+        dict[str, Any]
+    ]  # each after those that feed it: name, version, inputs, workers, batch, timeout_seconds, attempts
     dag: dict[str, list[str]]
 
 

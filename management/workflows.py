@@ -7,14 +7,14 @@ registered and taken away together. Not for: running a graph, which is `frontend
 import asyncio
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..archiver.errors import ArchiveError
 from ..archiver.fetch import fetch
 from ..archiver.workflow_spec import Node, WorkflowSpec, read_workflow
-from .control import ControlPlane
-from .errors import ManagementError, ModelNotFound, WorkflowConflict, WorkflowNotFound
+from .control import ControlPlane, Scaled
+from .errors import ManagementError, WorkflowConflict, WorkflowNotFound
 from .registry import WorkflowRecord
 from .serving import Registration
 
@@ -36,16 +36,17 @@ class Workflows:
         async with self._lock:
             if spec.name in control.registry.state.workflows:
                 raise WorkflowConflict(f"Workflow {spec.name} is already registered.")
+            models, failure = await self._register_models(spec, fetched.path)
             try:
-                async with asyncio.TaskGroup() as group:
-                    for node in spec.nodes:
-                        group.create_task(control.register(self._registration(spec, node, fetched.path), wait=True))
-            except* (ManagementError, ArchiveError) as errors:
-                await self._remove_models(spec.name, [node.name for node in spec.nodes])
-                raise errors.exceptions[0] from None
-            control.registry.add_workflow(
-                WorkflowRecord(name=spec.name, url=url, archive=str(fetched.path), nodes=record_of(spec), dag=spec.dag)
-            )
+                if failure:
+                    raise failure
+                nodes = record_of(spec, [model.version for model in models])
+                control.registry.add_workflow(
+                    WorkflowRecord(name=spec.name, url=url, archive=str(fetched.path), nodes=nodes, dag=spec.dag)
+                )
+            except BaseException:
+                await self._remove_models((model.name, model.version) for model in models)
+                raise
             control.publish()
         logger.info("Workflow %s is registered with %d nodes", spec.name, len(spec.nodes))
         return spec.name
@@ -56,7 +57,7 @@ class Workflows:
             record = self.find(name)
             self._control.registry.remove_workflow(name)
             self._control.publish()
-            await self._remove_models(name, [node["name"] for node in record.nodes])
+            await self._remove_models((model_of(name, node["name"]), node.get("version")) for node in record.nodes)
 
     def find(self, name: str) -> WorkflowRecord:
         try:
@@ -85,6 +86,15 @@ class Workflows:
             for _, r in sorted(self._control.registry.state.workflows.items())
         ]
 
+    async def _register_models(self, spec: WorkflowSpec, war: Path) -> tuple[list[Scaled], BaseException | None]:
+        """Those that are there, and what failed first. None is broken off: each either stands or has taken itself back."""
+        asked = [self._registration(spec, node, war) for node in spec.nodes]
+        outcomes = await asyncio.gather(
+            *(self._control.register(registration, wait=True) for registration in asked), return_exceptions=True
+        )
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        return [outcome for outcome in outcomes if isinstance(outcome, Scaled)], failures[0] if failures else None
+
     def _registration(self, spec: WorkflowSpec, node: Node, war: Path) -> Registration:
         function = node.url is None
         return Registration(
@@ -98,12 +108,13 @@ class Workflows:
             max_workers=node.max_workers,
         )
 
-    async def _remove_models(self, workflow: str, nodes: list[str]) -> None:
-        for node in nodes:
+    async def _remove_models(self, models: Iterable[tuple[str, str | None]]) -> None:
+        """The versions that a workflow has made: others of such a name are their owner's."""
+        for name, version in models:
             try:
-                await self._control.unregister(model_of(workflow, node))
-            except ModelNotFound:
-                continue
+                await self._control.unregister(name, version)
+            except ManagementError as error:
+                logger.warning("Model %s of a workflow: %s", name, error)
 
 
 def model_of(workflow: str, node: str) -> str:
@@ -111,10 +122,11 @@ def model_of(workflow: str, node: str) -> str:
     return f"{workflow}__{node}"
 
 
-def record_of(spec: WorkflowSpec) -> list[dict[str, Any]]:
+def record_of(spec: WorkflowSpec, versions: list[str]) -> list[dict[str, Any]]:
     return [
         {
             "name": node.name,
+            "version": version,
             "inputs": list(node.inputs),
             "min_workers": node.min_workers,
             "max_workers": node.max_workers,
@@ -123,5 +135,5 @@ def record_of(spec: WorkflowSpec) -> list[dict[str, Any]]:
             "timeout_seconds": node.timeout_seconds,
             "attempts": node.attempts,
         }
-        for node in spec.nodes
+        for node, version in zip(spec.nodes, versions, strict=True)
     ]

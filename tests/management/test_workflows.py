@@ -1,12 +1,20 @@
+import asyncio
 import json
+import threading
 import urllib.error
 import urllib.request
 
 import pytest
 
 from flambeau.archiver.errors import InvalidModel
+from flambeau.archiver.errors import ModelNotFound as NothingThere
+from flambeau.archiver.fetch import Fetched
 from flambeau.archiver.workflow import main as archive
 from flambeau.archiver.workflow_spec import read_workflow
+from flambeau.management import control as verbs
+from flambeau.management.errors import ModelConflict
+from flambeau.management.serving import Registration
+from flambeau.management.workflows import Workflows
 
 FUNCTIONS = """
 def clean(data, context):
@@ -92,6 +100,52 @@ def test_a_workflow_whose_model_is_missing_is_not_there_at_all(live_server, war)
 
     assert (status, json.loads(told)["message"]) == (404, "Model not found at: reverse")
     assert ask("GET", f"{server.client.management}/models/wf__upper")[0] == 404
+
+
+def test_a_workflow_that_fails_takes_back_its_own_models_only(run, war):
+    async def story(plane):
+        plane.archive("upper", UPPER)
+        plane.archive("reverse", REVERSE)
+        war({"upper": ["reverse"]}, plane.store)
+        await plane.control.register(Registration(url="upper", name="wf__upper"), wait=True)
+        mine = plane.control.pools["wf__upper", "1.0"]
+
+        with pytest.raises(ModelConflict):
+            await Workflows(plane.control, plane.store).register("wf.war", None)
+
+        assert plane.control.pools == {("wf__upper", "1.0"): mine}
+        assert set(plane.control.registry.state.models) == {"wf__upper"}
+
+    run(story)
+
+
+def test_a_workflow_that_fails_leaves_no_download_of_its_other_models(run, war, monkeypatch):
+    failed = threading.Event()
+
+    def fetch(url, store, *_, **__):
+        if url == "reverse":
+            threading.Timer(0.2, failed.set).start()
+            raise NothingThere("Model not found at: reverse")
+        if url == "upper":
+            failed.wait()
+            (store / "upper").rename(store / "downloaded")
+            return Fetched(store / "downloaded", downloaded=True)
+        return Fetched(store / url, downloaded=False)
+
+    async def story(plane):
+        plane.archive("upper", UPPER)
+        war({"upper": ["reverse"]}, plane.store)
+        monkeypatch.setattr(verbs, "fetch", fetch)
+
+        with pytest.raises(NothingThere, match="reverse"):
+            await Workflows(plane.control, plane.store).register("wf.war", None)
+
+        await asyncio.to_thread(failed.wait)
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert [path.name for path in plane.store.iterdir()] == ["wf.war"]
+        assert plane.control.pools == {}
+
+    run(story)
 
 
 @pytest.mark.parametrize(

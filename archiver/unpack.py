@@ -77,6 +77,10 @@ def open_archive(path: Path, models_folder: Path, limits: Limits | None = None) 
     model_dir = models_folder / digest
     if not model_dir.is_dir():
         _unpack_to(path, model_dir, limits)
+    return _unpacked(model_dir, digest)
+
+
+def _unpacked(model_dir: Path, digest: str) -> ModelArchive:
     manifest = _manifest_in(model_dir)
     config_path = _inside(model_dir, manifest.config_file)
     _inside(model_dir, manifest.requirements_file)
@@ -133,6 +137,7 @@ def _unpack_to(path: Path, model_dir: Path, limits: Limits) -> None:
         if root is not None:  # a .tar.gz has one folder around everything
             os.rename(root, staging / ".root")
             root = staging / ".root"
+        _unpacked(root or staging, "")  # what it says of itself is refused before it is in its place
         try:
             os.rename(root or staging, model_dir)
         except OSError:

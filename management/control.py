@@ -16,7 +16,7 @@ import msgspec
 
 from ..archiver.errors import ArchiveError, InvalidModel
 from ..archiver.fetch import Fetched, fetch, remove_download
-from ..archiver.unpack import Limits, ModelArchive, open_archive
+from ..archiver.unpack import Limits, ModelArchive
 from .dependencies import install
 from .errors import BadRequest, ManagementError, StorageFailed, WorkersFailed
 from .pool import Pool, Surroundings
@@ -24,6 +24,7 @@ from .registry import Registry, VersionRecord, WorkflowRecord
 from .routing import ModelRoute, RouteWriter, Table, WorkflowNode, WorkflowRoute
 from .serving import Registration, decide, require_startable
 from .settings import ALLOWED_BY_TORCHSERVE
+from .unpacked import Unpacked
 from .workers import Worker
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,11 @@ class ControlPlane:
         self.elsewhere: dict[str, ModelRoute] = {}  # what the cell's other machines serve, under the names it has here
         self._around = around
         self._routes = routes
-        self._models_folder = models_folder
         self._model_store = model_store
+        settings = around.settings
+        limits = Limits(total_bytes=settings.max_archive_size, members=settings.max_archive_members)
+        self.unpacked = Unpacked(models_folder, limits)
+        self._leaving: set[asyncio.Task[None]] = set()  # of models that are unregistered: they end with their workers
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._next_try: asyncio.TimerHandle | None = None  # a routing table that waits for room on the disk
 
@@ -64,17 +68,15 @@ class ControlPlane:
             raise BadRequest(f"Invalid RuntimeType value: {asked.runtime}")
         fetched = await asyncio.to_thread(fetch, asked.url, self._model_store, self.allowed_urls, trusted=asked.trusted)
         try:
-            archive = await asyncio.to_thread(self.open_archive, fetched.path)
-            python = await asyncio.to_thread(self._python, archive)
-            record = self._record(asked, fetched, archive)
-            require_startable(record.min_workers)
-            async with self._change(record.name):
-                self.registry.add(record)
-                if asked.make_default:
-                    self.registry.set_default(record.name, record.version)
-                pool = self.pools[record.name, record.version] = Pool(record, archive, self._around, python)
-                self.publish()
-                started = pool.add(record.min_workers)
+            async with self.unpacked.opened(fetched.path) as archive:
+                python = await asyncio.to_thread(self._python, archive)
+                record = self._record(asked, fetched, archive)
+                require_startable(record.min_workers)
+                async with self._change(record.name):
+                    self.registry.add(record, make_default=asked.make_default)
+                    pool = self._serve(record, archive, python)
+                    self.publish()
+                    started = pool.add(record.min_workers)
         except OSError as error:
             raise StorageFailed(f"The archive could not be unpacked: {error.strerror}") from error
         finally:
@@ -128,7 +130,7 @@ class ControlPlane:
             pool = self.pools.pop((record.name, record.version), None)
             self.publish()
             if pool:
-                pool.take_away(len(pool.workers))
+                self._leave(pool)
         if record.downloaded and not self._in_use(Path(record.archive)):
             remove_download(Fetched(Path(record.archive), downloaded=True))
         logger.info("Model %s version %s is unregistered", record.name, record.version)
@@ -137,16 +139,7 @@ class ControlPlane:
         """Starts what the registry holds; a model whose archive is gone stays registered, with its cause."""
         for versions in list(self.registry.state.models.values()):
             for record in versions.values():
-                key = (record.name, record.version)
-                try:
-                    archive = await asyncio.to_thread(self.open_archive, Path(record.archive))
-                    python = await asyncio.to_thread(self._python, archive)
-                except (ArchiveError, OSError) as error:
-                    self.broken[key] = f"its archive can't be opened: {error}"
-                    logger.error("Model %s version %s is not served: %s", *key, self.broken[key])
-                    continue
-                pool = self.pools[key] = Pool(record, archive, self._around, python)
-                pool.add(record.min_workers)
+                await self._restore(record)
         self.publish()
 
     def stalled(self, worker_id: str) -> None:
@@ -202,10 +195,39 @@ class ControlPlane:
         text = settings.allowed_urls or (ALLOWED_BY_TORCHSERVE if settings.compat else "")
         return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
 
-    def open_archive(self, path: Path) -> ModelArchive:
-        settings = self._around.settings
-        limits = Limits(total_bytes=settings.max_archive_size, members=settings.max_archive_members)
-        return open_archive(path, self._models_folder, limits)
+    async def _restore(self, record: VersionRecord) -> None:
+        key = record.name, record.version
+        try:
+            async with self.unpacked.opened(Path(record.archive)) as archive:
+                python = await asyncio.to_thread(self._python, archive)
+                async with self._change(record.name):
+                    if self._is_current(record):
+                        self._serve(record, archive, python).add(record.min_workers)
+        except (ArchiveError, OSError) as error:
+            if self._is_current(record):
+                self.broken[key] = f"its archive can't be opened: {error}"
+                logger.error("Model %s version %s is not served: %s", *key, self.broken[key])
+
+    def _is_current(self, record: VersionRecord) -> bool:
+        """Not unregistered, and perhaps registered anew, since the registry was asked."""
+        return self.registry.state.models.get(record.name, {}).get(record.version) is record
+
+    def _serve(self, record: VersionRecord, archive: ModelArchive, python: tuple[str, ...]) -> Pool:
+        self.unpacked.hold(archive)
+        pool = self.pools[record.name, record.version] = Pool(record, archive, self._around, python)
+        return pool
+
+    def _leave(self, pool: Pool) -> None:
+        """Takes its workers away; what they were started from goes when they have."""
+
+        async def leave() -> None:
+            await pool.emptied()
+            self.unpacked.let_go(pool.archive)
+
+        pool.take_away(len(pool.workers))
+        task = asyncio.create_task(leave())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def _python(self, archive: ModelArchive) -> tuple[str, ...]:
         """The interpreter with the model's own packages; empty: the server's own will do."""
@@ -216,9 +238,7 @@ class ControlPlane:
         if not requirements.is_file():
             raise InvalidModel(f"The archive lacks {wanted}.")
         name = f"pip-{archive.manifest.model_name}"
-        folder = self._models_folder.parent / "environments" / archive.content_hash
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
-        around = self._around
+        folder, around = self.unpacked.environment(archive), self._around
         python = install(requirements, folder, around.environment, lambda stream, line: around.log_line(name, stream, line))
         return (str(python),)
 

@@ -106,6 +106,11 @@ class Pool:
         self._around.changed()  # before the tasks begin
         return tasks
 
+    async def emptied(self) -> None:
+        """Waits until those that were taken away have gone."""
+        while self._stopping:
+            await asyncio.wait(self._stopping)
+
     async def stop(self, drain_seconds: float) -> None:
         """All of them, those that were leaving included."""
         workers, self.workers = self.workers, []

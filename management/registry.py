@@ -88,11 +88,12 @@ class Registry:
         self.versions(name)
         return self._state.defaults[name]
 
-    def add(self, record: VersionRecord) -> None:
-        """The first version of a model becomes its default."""
+    def add(self, record: VersionRecord, *, make_default: bool = False) -> None:
+        """The first version of a model becomes its default in any case."""
         if record.version in self._state.models.get(record.name, {}):
             raise ModelConflict(f"Model version {record.version} is already registered for model {record.name}")
-        defaults = {record.name: record.version} | self._state.defaults
+        default = {record.name: record.version}
+        defaults = self._state.defaults | default if make_default else default | self._state.defaults
         self._write(self._with(record), defaults)
 
     def replace(self, record: VersionRecord) -> None:

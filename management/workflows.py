@@ -31,9 +31,8 @@ class Workflows:
         """All its models are ready when it returns, or none of it is there."""
         control = self._control
         fetched = await asyncio.to_thread(fetch, url, self._store, control.allowed_urls)
-        archive = await asyncio.to_thread(control.open_archive, fetched.path)
-        spec = read_workflow(archive.model_dir, name)
-        async with self._lock:
+        async with control.unpacked.opened(fetched.path) as archive, self._lock:
+            spec = read_workflow(archive.model_dir, name)
             if spec.name in control.registry.state.workflows:
                 raise WorkflowConflict(f"Workflow {spec.name} is already registered.")
             models, failure = await self._register_models(spec, fetched.path)

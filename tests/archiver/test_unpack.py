@@ -102,6 +102,19 @@ def test_a_manifest_cannot_name_a_file_outside(tmp_path, key):
         open_archive(tmp_path / "m.mar", tmp_path / "models", LIMITS)
 
 
+@pytest.mark.parametrize("key", ["configFile", "model"])
+def test_what_an_archive_says_of_itself_is_refused_before_it_is_unpacked_to_its_place(tmp_path, key):
+    manifest = {"model": {"modelName": "m", "configFile": "c.yaml"} if key == "configFile" else 7}
+    with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr("c.yaml", "[")
+
+    with pytest.raises(InvalidModel):
+        open_archive(tmp_path / "m.mar", tmp_path / "models", LIMITS)
+
+    assert listing(tmp_path / "models") == []
+
+
 @pytest.mark.parametrize("handler", ["h\ud800:f", "h\0"], ids=["half a letter", "a NUL"])
 def test_a_manifest_s_words_are_text_that_can_be_sent_on(tmp_path, handler):
     with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:

@@ -43,8 +43,12 @@ class Plane:
             on_loaded=lambda name, seconds: None,
             server_version="0",
         )
-        self.routes = RouteWriter(self.runtime)
-        self.control = ControlPlane(Registry(None), around, self.routes, self.runtime / "models", self.store)
+        self.registry = Registry(None)
+        self.control = ControlPlane(self.registry, around, RouteWriter(self.runtime), self.runtime / "models", self.store)
+
+    def unpacked(self):
+        """What is unpacked, and what was made for it."""
+        return [path for name in ("models", "environments") for path in (self.runtime / name).glob("*")]
 
     def archive(self, name, handler=ECHO, version="1.0", model_name=None):
         (self.store / name / "MAR-INF").mkdir(parents=True)

@@ -49,6 +49,17 @@ def test_the_first_version_is_the_default_and_goes_last():
         registry.find("m")
 
 
+def test_a_version_is_there_and_the_default_or_neither(tmp_path):
+    """One write: of two, the second may fail."""
+    registry = Registry(tmp_path / "state.json")
+    registry.add(record("1.0"))
+
+    registry.add(record("2.0"), make_default=True)
+
+    assert registry.find("m").version == "2.0"
+    assert registry.state.sequence == 2
+
+
 def test_a_version_is_registered_once():
     registry = Registry(None)
     registry.add(record())

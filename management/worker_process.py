@@ -42,6 +42,7 @@ class WorkerProcess:
         self.operations: list[str] = []  # beyond predict and explain; known when it is loaded
         self._answers: dict[int, asyncio.Future[tuple[ResponseHead, bytes]]] = {}
         self._last_id = 0
+        self._sending = asyncio.Lock()  # one frame after the other, also to a process that does not read
         self._loop.add_reader(link, self._read)
         child.ended.add_done_callback(lambda _: self._close())
 
@@ -79,31 +80,38 @@ class WorkerProcess:
     async def ask(self, head: RequestHead, body: bytes, timeout_seconds: float) -> tuple[ResponseHead, bytes]:
         """A request over the control link, such as `describe`. TimeoutError when no answer comes."""
         self._last_id += 1
-        answer = self._answers[self._last_id] = self._loop.create_future()
+        number = self._last_id
+        answer: asyncio.Future[tuple[ResponseHead, bytes]] = self._loop.create_future()
+        self._answers[number] = answer
         try:
-            await self._send(protocol.pack(Kind.REQUEST, self._last_id, head, body))
-            return await asyncio.wait_for(answer, timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._send(protocol.pack(Kind.REQUEST, number, head, body))
+                return await answer
         finally:
-            self._answers.pop(self._last_id, None)
+            del self._answers[number]
 
     async def configure(self, config: WorkerConfig) -> None:
         await self._send(protocol.pack(Kind.CONFIG, 0, config))
 
     async def stop(self, timeout_seconds: float) -> None:
         """Let it finish what it has; after `timeout_seconds` it is killed."""
-        await self._send(protocol.pack(Kind.STOP, 0))
-        await self._child.end(timeout_seconds)
+        telling = asyncio.create_task(self._send(protocol.pack(Kind.STOP, 0)))
+        try:
+            await self._child.end(timeout_seconds)
+        finally:
+            telling.cancel()
 
     def kill(self) -> None:
         self._child.signal(signal.SIGKILL)
 
     async def _send(self, frame: bytes) -> None:
-        if self._link.fileno() < 0:
-            return  # it has ended: whoever waits for `ended` hears of it
-        try:
-            await self._loop.sock_sendall(self._link, frame)
-        except OSError as error:
-            logger.debug("Control link of %d: %s", self.pid, error)
+        async with self._sending:
+            if self._link.fileno() < 0:
+                return  # it has ended: whoever waits for `ended` hears of it
+            try:
+                await self._loop.sock_sendall(self._link, frame)
+            except OSError as error:
+                logger.debug("Control link of %d: %s", self.pid, error)
 
     def _read(self) -> None:
         try:

@@ -86,7 +86,9 @@ class Worker:
         return await asyncio.shield(self._first)
 
     async def stop(self, drain_seconds: float) -> None:
-        """The caller has taken it from the routes: it finishes what it has and goes."""
+        """The caller has taken it from the routes: it finishes what it has and goes. While it loads it has nothing."""
+        if self.state is not State.READY:
+            drain_seconds = 0.0
         self._set(State.STOPPING)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -128,14 +130,15 @@ class Worker:
         self.tail.clear()
         self._kills_before = out_of_memory_kills()
         try:
-            self.process = await self._launch(self)
+            async with asyncio.timeout(self._startup_timeout):
+                self.process = await self._launch(self)
             await self.process.loaded(self._startup_timeout)
         except Exception as failure:  # none must end the watch, or the model would have no worker any more
             if not isinstance(failure, (LoadFailed, OSError)):
                 logger.exception("Worker %s of %s could not be started", self.id, self._label)
             if self.process:
                 self.process.kill()
-            self.last_error = str(failure)
+            self.last_error = str(failure) or f"{type(failure).__name__} while it was started"
             self._tell_first(self.last_error)
             return None, isinstance(failure, LoadFailed) and failure.final
         self.load_seconds = time.monotonic() - begun

@@ -66,3 +66,17 @@ def test_a_full_runtime_folder_ends_neither_workers_nor_who_watches_over_them(ru
         assert "gone" not in reader.table().models
 
     run(story)
+
+
+def test_a_model_that_still_loads_is_unregistered_at_once(run, tmp_path):
+    async def story(plane):
+        plane.archive("slow", f"import time\nopen({str(tmp_path / 'loading')!r}, 'w')\ntime.sleep(600)\n")
+        await plane.control.register(Registration(url="slow", initial_workers=1), wait=False)
+        (worker,) = plane.control.pools["slow", "1.0"].workers
+        await until((tmp_path / "loading").exists)
+
+        await plane.control.unregister("slow")
+
+        await until(lambda: worker.pid is None)
+
+    run(story)

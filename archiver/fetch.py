@@ -298,4 +298,5 @@ def remove_download(fetched: Fetched) -> None:
     if fetched.downloaded and fetched.path.is_dir():
         shutil.rmtree(fetched.path, ignore_errors=True)
     elif fetched.downloaded:
-        fetched.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a store that is read-only by now: the model goes all the same
+            fetched.path.unlink()

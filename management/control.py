@@ -6,11 +6,11 @@ Runs in one event loop; `api` and the command line call it, nothing else changes
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -25,7 +25,7 @@ from .routing import ModelRoute, RouteWriter, Table, WorkflowNode, WorkflowRoute
 from .serving import Registration, decide, require_startable
 from .settings import ALLOWED_BY_TORCHSERVE
 from .unpacked import Unpacked
-from .workers import Worker
+from .workers import State, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class ControlPlane:
         limits = Limits(total_bytes=settings.max_archive_size, members=settings.max_archive_members)
         self.unpacked = Unpacked(models_folder, limits)
         self._leaving: set[asyncio.Task[None]] = set()  # of models that are unregistered: they end with their workers
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody has or wants them
         self._next_try: asyncio.TimerHandle | None = None  # a routing table that waits for room on the disk
 
     async def register(self, asked: Registration, *, wait: bool) -> Scaled:
@@ -94,17 +94,20 @@ class ControlPlane:
         return not any(pool.failed for pool in self.pools.values())
 
     async def scale(self, name: str, version: str | None, low: int, high: int | None, *, wait: bool) -> Scaled:
-        """All or nothing when waited for: if a new worker can't load, the counts are as before."""
+        """All or nothing when waited for: if a new worker can't load, the counts are as before. Workers that were given up
+        are replaced, and an archive that could not be opened is tried again: whoever scales wants them to run."""
         high = low if high is None else high
         if low < 0 or high < low:
             raise BadRequest("max_worker cannot be less than min_worker." if high < low else f"min_worker={low}: negative.")
         require_startable(low)
+        await self._mend(self.registry.find(name, version))
         async with self._change(name):
             before = self.registry.find(name, version)
             pool = self._pool(before)
             record = self._resize(pool, low, high)
             target = min(max(len(pool.workers), low), high)
-            leaving = pool.take_away(len(pool.workers) - target) if len(pool.workers) > target else []
+            were, alive = len(pool.workers), sum(worker.state is not State.FAILED for worker in pool.workers)
+            leaving = pool.take_away(were - min(target, alive)) if were > min(target, alive) else []
             started = pool.add(target - len(pool.workers))
         if wait and leaving:
             await asyncio.wait(leaving, timeout=self._around.settings.unregister_model_timeout)
@@ -112,7 +115,7 @@ class ControlPlane:
             async with self._change(name):
                 if self.pools.get((name, before.version)) is pool:
                     self._resize(pool, before.min_workers, before.max_workers)
-                    pool.take_away(len([w for w in pool.workers if w in started]))
+                    pool.take_away(max(0, min(len(pool.workers) - were, sum(w in started for w in pool.workers))))
             raise WorkersFailed(f"Failed to start workers for model {name} version: {version or 'null'}", cause)
         return Scaled(name, record.version, target)
 
@@ -194,6 +197,11 @@ class ControlPlane:
         settings = self._around.settings
         text = settings.allowed_urls or (ALLOWED_BY_TORCHSERVE if settings.compat else "")
         return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+
+    async def _mend(self, record: VersionRecord) -> None:
+        """Its archive may be back, or there may be room for it now."""
+        if self.broken.pop((record.name, record.version), None):
+            await self._restore(record)
 
     async def _restore(self, record: VersionRecord) -> None:
         key = record.name, record.version
@@ -292,7 +300,8 @@ class ControlPlane:
 
     @asynccontextmanager
     async def _change(self, name: str) -> AsyncIterator[None]:
-        async with self._locks[name]:
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:
             yield
             self.publish()
 

@@ -94,7 +94,9 @@ class Pool:
 
     def take_away(self, count: int) -> "list[asyncio.Task[None]]":
         """Takes `count` workers out of the routes at once; the tasks end when they have finished what they had."""
-        useless_first = sorted(self.workers, key=lambda w: (w.state is State.READY, -int(w.id)))
+        useless_first = sorted(
+            self.workers, key=lambda w: (w.state is State.READY, w.state is not State.FAILED, -int(w.id))
+        )
         leaving = useless_first[:count]
         for worker in leaving:
             self._last_error = worker.last_error or self._last_error

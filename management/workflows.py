@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..archiver.fetch import fetch
 from ..archiver.workflow_spec import Node, WorkflowSpec, read_workflow
@@ -25,34 +26,41 @@ class Workflows:
     def __init__(self, control: ControlPlane, store: Path) -> None:
         self._control = control
         self._store = store
-        self._lock = asyncio.Lock()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody has or wants them
 
     async def register(self, url: str, name: str | None) -> str:
         """All its models are ready when it returns, or none of it is there."""
         control = self._control
         fetched = await asyncio.to_thread(fetch, url, self._store, control.allowed_urls)
-        async with control.unpacked.opened(fetched.path) as archive, self._lock:
+        async with control.unpacked.opened(fetched.path) as archive:
             spec = read_workflow(archive.model_dir, name)
+            await self._register(url, fetched.path, spec)
+        logger.info("Workflow %s is registered with %d nodes", spec.name, len(spec.nodes))
+        return spec.name
+
+    async def _register(self, url: str, war: Path, spec: WorkflowSpec) -> None:
+        control = self._control
+        lock = self._locks.setdefault(spec.name, asyncio.Lock())
+        async with lock:
             if spec.name in control.registry.state.workflows:
                 raise WorkflowConflict(f"Workflow {spec.name} is already registered.")
-            models, failure = await self._register_models(spec, fetched.path)
+            models, failure = await self._register_models(spec, war)
             try:
                 if failure:
                     raise failure
                 nodes = record_of(spec, [model.version for model in models])
                 control.registry.add_workflow(
-                    WorkflowRecord(name=spec.name, url=url, archive=str(fetched.path), nodes=nodes, dag=spec.dag)
+                    WorkflowRecord(name=spec.name, url=url, archive=str(war), nodes=nodes, dag=spec.dag)
                 )
             except BaseException:
                 await self._remove_models((model.name, model.version) for model in models)
                 raise
             control.publish()
-        logger.info("Workflow %s is registered with %d nodes", spec.name, len(spec.nodes))
-        return spec.name
 
     async def unregister(self, name: str) -> None:
         """Routed no more when it returns."""
-        async with self._lock:
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:
             record = self.find(name)
             self._control.registry.remove_workflow(name)
             self._control.publish()

@@ -6,11 +6,12 @@ import pytest
 
 from flambeau.management import control as verbs
 from flambeau.management.errors import WorkersFailed
+from flambeau.management.registry import VersionRecord
 from flambeau.management.routing import RouteReader
 from flambeau.management.serving import Registration
 from flambeau.management.workers import State
 
-from .conftest import until
+from .conftest import ECHO, until
 
 
 def workers_of(plane, name):
@@ -78,5 +79,44 @@ def test_a_model_that_still_loads_is_unregistered_at_once(run, tmp_path):
         await plane.control.unregister("slow")
 
         await until(lambda: worker.pid is None)
+
+    run(story)
+
+
+def test_scaling_replaces_workers_that_were_given_up(run, tmp_path):
+    flag = tmp_path / "flag"
+
+    async def story(plane):
+        control = plane.control
+        plane.archive("m", f"open({str(flag)!r})\n{ECHO}")
+        await control.register(Registration(url="m", initial_workers=1), wait=False)
+        pool = control.pools["m", "1.0"]
+        (given_up,) = pool.workers
+        await until(lambda: given_up.state is State.FAILED)
+
+        with pytest.raises(WorkersFailed):
+            await control.scale("m", None, 1, 1, wait=True)
+        assert len(pool.workers) == 1 and not control.healthy
+
+        flag.touch()
+        await control.scale("m", None, 1, 1, wait=True)
+        assert [worker.state for worker in pool.workers] == [State.READY]
+
+    run(story)
+
+
+def test_scaling_opens_an_archive_that_could_not_be_opened_at_the_start(run):
+    async def story(plane):
+        control, archive = plane.control, str(plane.store / "m")
+        plane.registry.add(VersionRecord(name="m", version="1.0", url="m", archive=archive))
+        await control.restore()
+        assert control.broken
+
+        with pytest.raises(WorkersFailed, match="can't be served"):
+            await control.scale("m", None, 1, 1, wait=True)
+        plane.archive("m")
+        await control.scale("m", None, 1, 1, wait=True)
+
+        assert len(workers_of(plane, "m")) == 1 and not control.broken
 
     run(story)

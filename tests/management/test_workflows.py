@@ -119,6 +119,36 @@ def test_a_workflow_that_fails_takes_back_its_own_models_only(run, war):
     run(story)
 
 
+def test_a_workflow_that_takes_its_time_holds_up_no_other(run, war, monkeypatch):
+    begun, go, fetch = threading.Event(), threading.Event(), verbs.fetch
+
+    def slow(url, *arguments, **options):
+        if url == "upper":
+            begun.set()
+            go.wait(60)
+        return fetch(url, *arguments, **options)
+
+    async def story(plane):
+        plane.archive("upper", UPPER)
+        plane.archive("reverse", REVERSE)
+        war({"upper": []}, plane.store, models=("upper",), name="slow")
+        war({"reverse": []}, plane.store, models=("reverse",), name="quick")
+        monkeypatch.setattr(verbs, "fetch", slow)
+        workflows = Workflows(plane.control, plane.store)
+        first = asyncio.create_task(workflows.register("slow.war", None))
+        await asyncio.to_thread(begun.wait)
+
+        try:
+            await asyncio.wait_for(workflows.register("quick.war", None), 30)
+        finally:
+            go.set()
+        await first
+
+        assert set(plane.registry.state.workflows) == {"slow", "quick"}
+
+    run(story)
+
+
 def test_a_workflow_that_fails_leaves_no_download_of_its_other_models(run, war, monkeypatch):
     failed = threading.Event()
 

@@ -36,13 +36,20 @@ class Kept:
         delays = backoff()
         while True:
             begun = time.monotonic()
-            self._child = self._children.spawn(self._argv, self._environment, self._log_line)
-            code = await asyncio.shield(self._child.ended)
+            ended = await self._one_life()
             if time.monotonic() - begun > SETTLED_SECONDS:
                 delays = backoff()
             delay = next(delays)
-            logger.error("%s: %s; next start in %d s", self._name, describe_end(code), delay)
+            logger.error("%s: %s; next start in %d s", self._name, ended, delay)
             await asyncio.sleep(delay)
+
+    async def _one_life(self) -> str:
+        """How it ended."""
+        try:
+            self._child = self._children.spawn(self._argv, self._environment, self._log_line)
+        except OSError as error:  # no memory, no process or file numbers left: there may be later
+            return f"could not be started: {error.strerror}"
+        return describe_end(await asyncio.shield(self._child.ended))
 
     def _log_line(self, stream: str, line: str) -> None:
         logger.warning("%s: %s", self._name, line)

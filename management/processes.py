@@ -77,8 +77,10 @@ class Children:
         pass_fds: Sequence[int] = (),
         cwd: str | None = None,
     ) -> Child:
-        pipes = {"stdout": os.pipe(), "stderr": os.pipe()}
+        pipes: dict[str, tuple[int, int]] = {}
         try:
+            for stream in ("stdout", "stderr"):
+                pipes[stream] = os.pipe()
             process = subprocess.Popen(
                 argv,
                 env=dict(environment),

@@ -7,8 +7,10 @@ Runs in one event loop; `api` and the command line call it, nothing else changes
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -30,6 +32,7 @@ from .workers import State, Worker
 logger = logging.getLogger(__name__)
 
 RUNTIMES = ("python", "python2", "python3", "LSP")
+MAX_DOWNLOADS = 16  # at a time, others wait
 RETRY_SECONDS = 1.0  # between tries to write the routing table
 
 
@@ -58,6 +61,7 @@ class ControlPlane:
         settings = around.settings
         limits = Limits(total_bytes=settings.max_archive_size, members=settings.max_archive_members)
         self.unpacked = Unpacked(models_folder, limits)
+        self._downloads = ThreadPoolExecutor(MAX_DOWNLOADS, "download")
         self._leaving: set[asyncio.Task[None]] = set()  # of models that are unregistered: they end with their workers
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody has or wants them
         self._next_try: asyncio.TimerHandle | None = None  # a routing table that waits for room on the disk
@@ -66,7 +70,7 @@ class ControlPlane:
         """`wait`: when it returns the workers are ready, and when one can't be the registration is undone."""
         if asked.runtime and asked.runtime not in RUNTIMES:
             raise BadRequest(f"Invalid RuntimeType value: {asked.runtime}")
-        fetched = await asyncio.to_thread(fetch, asked.url, self._model_store, self.allowed_urls, trusted=asked.trusted)
+        fetched = await self.fetch(asked.url, self._model_store, trusted=asked.trusted)
         try:
             async with self.unpacked.opened(fetched.path) as archive:
                 python = await asyncio.to_thread(self._python, archive)
@@ -87,6 +91,11 @@ class ControlPlane:
             await self._undo(pool)
             raise WorkersFailed(f"Failed to start workers for model {record.name} version: {record.version}", cause)
         return Scaled(record.name, record.version, record.min_workers)
+
+    async def fetch(self, url: str, store: Path, *, trusted: bool = False) -> Fetched:
+        """Downloads have threads of their own: they may take an hour, and what else takes a thread would wait for them."""
+        call = partial(fetch, url, store, self.allowed_urls, trusted=trusted)
+        return await asyncio.get_running_loop().run_in_executor(self._downloads if "://" in url else None, call)
 
     @property
     def healthy(self) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ..archiver.fetch import fetch
 from ..archiver.workflow_spec import Node, WorkflowSpec, read_workflow
 from .control import ControlPlane, Scaled
 from .errors import ManagementError, WorkflowConflict, WorkflowNotFound
@@ -31,7 +30,7 @@ class Workflows:
     async def register(self, url: str, name: str | None) -> str:
         """All its models are ready when it returns, or none of it is there."""
         control = self._control
-        fetched = await asyncio.to_thread(fetch, url, self._store, control.allowed_urls)
+        fetched = await control.fetch(url, self._store)
         async with control.unpacked.opened(fetched.path) as archive:
             spec = read_workflow(archive.model_dir, name)
             await self._register(url, fetched.path, spec)

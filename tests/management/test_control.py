@@ -1,9 +1,11 @@
 import asyncio
 import os
 import signal
+import threading
 
 import pytest
 
+from flambeau.archiver.errors import ModelNotFound as NothingThere
 from flambeau.management import control as verbs
 from flambeau.management.errors import WorkersFailed
 from flambeau.management.registry import VersionRecord
@@ -118,5 +120,31 @@ def test_scaling_opens_an_archive_that_could_not_be_opened_at_the_start(run):
         await control.scale("m", None, 1, 1, wait=True)
 
         assert len(workers_of(plane, "m")) == 1 and not control.broken
+
+    run(story)
+
+
+def test_downloads_that_take_their_time_hold_up_no_other_registration(run, monkeypatch):
+    go, fetch = threading.Event(), verbs.fetch
+
+    def slow(url, *arguments, **options):
+        if url.startswith("http"):
+            go.wait(60)
+        return fetch(url, *arguments, **options)
+
+    async def story(plane):
+        plane.archive("m")
+        monkeypatch.setattr(verbs, "fetch", slow)
+        asked = [Registration(url=f"http://slow.example/{number}.mar") for number in range(40)]
+        downloads = [asyncio.create_task(plane.control.register(each, wait=True)) for each in asked]
+        await asyncio.sleep(0)
+
+        try:
+            await asyncio.wait_for(plane.control.register(Registration(url="m"), wait=True), 30)
+        finally:
+            go.set()
+        for download in downloads:
+            with pytest.raises(NothingThere):
+                await download
 
     run(story)

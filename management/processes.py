@@ -48,8 +48,10 @@ class Child:
         await asyncio.wait(self._streams, timeout=LAST_WORDS_SECONDS)
 
     def signal(self, number: signal.Signals) -> None:
+        """Not by Popen, which would reap one that has just ended: `poll` would never see it. Till then its number is its own."""
         if not self.ended.done():
-            self._process.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def end(self, timeout_seconds: float) -> int:
         """Wait for its end; after `timeout_seconds` it is killed."""

@@ -7,6 +7,7 @@ fetched.
 """
 
 import contextlib
+import fcntl
 import http.client
 import ipaddress
 import os
@@ -28,6 +29,7 @@ from .unpack import ARCHIVE_SUFFIXES
 
 MAX_REDIRECTS = 3
 CHUNK = 1 << 20
+PREFIX = ".download-"
 REDIRECTS = {301, 302, 303, 307, 308}
 
 
@@ -150,8 +152,10 @@ def _target(url: str, parts: SplitResult, model_store: Path) -> Path:
 
 def _store(target: Path, url: str, write: Callable[[int], None]) -> None:
     """Into a hidden file first: a download that fails leaves nothing, and what is there is whole."""
-    descriptor, name = tempfile.mkstemp(prefix=".download-", dir=target.parent)
+    _sweep(target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=target.parent)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         write(descriptor)
         os.fsync(descriptor)
         os.link(name, target)  # unlike a rename it never overwrites
@@ -161,7 +165,15 @@ def _store(target: Path, url: str, write: Callable[[int], None]) -> None:
         raise DownloadFailed(f"Failed to download archive from: {url}") from None
     finally:
         os.close(descriptor)
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
+
+
+def _sweep(store: Path) -> None:
+    """What servers that were killed have left: the lock went with them."""
+    for path in store.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), open(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _from_http(url: str, allowed: tuple[str, ...], limits: FetchLimits, progress: Progress | None, sink: int) -> None:

@@ -32,6 +32,8 @@ class RuntimeFolder:
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not _locked(self._lock):
             raise StartError(f"another server uses {self.path}")
+        for name in ("models", "environments"):  # of a server that was killed, in a folder that the operator has named
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for name in ("workers", "metrics", "models"):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
 

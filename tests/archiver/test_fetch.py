@@ -1,4 +1,5 @@
 import contextlib
+import fcntl
 import http.server
 import os
 import sys
@@ -116,6 +117,16 @@ def test_a_download_is_kept_in_the_store_and_never_overwrites(store, web):
     assert fetched.downloaded and fetched.path.read_bytes() == b"archive"
     with pytest.raises(AlreadyExists, match=r"Model file already exists good\.mar"):
         fetch(f"{web.url}/good.mar", store, ALLOWED)
+
+
+def test_a_download_sweeps_what_killed_servers_left_and_nothing_that_others_write(store, web):
+    (store / ".download-left").write_bytes(b"half an ar")
+    with (store / ".download-theirs").open("wb") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+
+        fetch(f"{web.url}/good.mar", store, ALLOWED)
+
+    assert sorted(path.name for path in store.iterdir()) == [".download-theirs", "good.mar", "m.mar"]
 
 
 @pytest.mark.parametrize("name", ["gone.mar", "short.mar"])

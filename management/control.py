@@ -73,7 +73,7 @@ class ControlPlane:
         fetched = await self.fetch(asked.url, self._model_store, trusted=asked.trusted)
         try:
             async with self.unpacked.opened(fetched.path) as archive:
-                python = await asyncio.to_thread(self._python, archive)
+                python = await self._python(archive)
                 record = self._record(asked, fetched, archive)
                 require_startable(record.min_workers)
                 async with self._change(record.name):
@@ -216,7 +216,7 @@ class ControlPlane:
         key = record.name, record.version
         try:
             async with self.unpacked.opened(Path(record.archive)) as archive:
-                python = await asyncio.to_thread(self._python, archive)
+                python = await self._python(archive)
                 async with self._change(record.name):
                     if self._is_current(record):
                         self._serve(record, archive, python).add(record.min_workers)
@@ -246,8 +246,14 @@ class ControlPlane:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    def _python(self, archive: ModelArchive) -> tuple[str, ...]:
-        """The interpreter with the model's own packages; empty: the server's own will do."""
+    async def _python(self, archive: ModelArchive) -> tuple[str, ...]:
+        """The interpreter with the model's own packages; empty: the server's own will do. One at a time makes it: models of the
+        same content share it."""
+        lock = self._locks.setdefault(archive.content_hash, asyncio.Lock())
+        async with lock:
+            return await asyncio.to_thread(self._installed, archive)
+
+    def _installed(self, archive: ModelArchive) -> tuple[str, ...]:
         wanted = archive.manifest.requirements_file
         if not self._around.settings.install_py_dep_per_model or not wanted:
             return ()

@@ -50,10 +50,14 @@ class Plane:
         """What is unpacked, and what was made for it."""
         return [path for name in ("models", "environments") for path in (self.runtime / name).glob("*")]
 
-    def archive(self, name, handler=ECHO, version="1.0", model_name=None):
+    def archive(self, name, handler=ECHO, version="1.0", model_name=None, requirements=None):
         (self.store / name / "MAR-INF").mkdir(parents=True)
         (self.store / name / "handler.py").write_text(handler)
-        manifest = Manifest(model_name=model_name or name, handler="handler.py", model_version=version)
+        manifest = Manifest(
+            model_name or name, "handler.py", version, requirements_file=requirements and "requirements.txt"
+        )
+        if requirements:
+            (self.store / name / "requirements.txt").write_text(requirements)
         (self.store / name / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest.as_json()))
 
 

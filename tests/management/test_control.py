@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -148,3 +149,25 @@ def test_downloads_that_take_their_time_hold_up_no_other_registration(run, monke
                 await download
 
     run(story)
+
+
+def test_models_of_one_content_install_their_packages_one_after_the_other(run, monkeypatch):
+    at_work, most = [], []
+
+    def install(requirements, folder, environment, log_line):
+        at_work.append(folder)
+        most.append(len(at_work))
+        time.sleep(0.1)
+        at_work.remove(folder)
+        return folder / "bin" / "python"
+
+    async def story(plane):
+        plane.archive("m", requirements="numpy\n")
+        monkeypatch.setattr(verbs, "install", install)
+        names = ("a", "b", "c")
+
+        await asyncio.gather(*(plane.control.register(Registration(url="m", name=name), wait=True) for name in names))
+
+        assert most == [1, 1, 1]
+
+    run(story, install_py_dep_per_model=True)

@@ -42,6 +42,15 @@ class ModelNotFound(RequestError):
         super().__init__(f"Model not found: {brief(name)}")
 
 
+class Starting(RequestError):
+    """An unknown model may be one of those that are loaded at start."""
+
+    retry_after_seconds = 1
+
+    def __init__(self) -> None:
+        super().__init__("The server is starting: its models are not all registered yet. Try again later.")
+
+
 class WorkflowNotFound(RequestError):
     def __init__(self, name: str) -> None:
         super().__init__(f"Workflow not found: {brief(name)}")
@@ -152,6 +161,7 @@ STATUS: dict[type[RequestError], tuple[int, str]] = {
     SlowReader: (503, "ServiceUnavailableException"),
     TooManyConnections: (503, "ServiceUnavailableException"),
     Draining: (503, "ServiceUnavailableException"),
+    Starting: (503, "ServiceUnavailableException"),
     ClientTimeout: (504, "GatewayTimeoutException"),
 }
 
@@ -170,7 +180,7 @@ def type_of(error: RequestError) -> str:
 
 
 def headers_of(error: RequestError) -> list[tuple[str, str]]:
-    if isinstance(error, QueueFull | NoTicket):
+    if isinstance(error, QueueFull | NoTicket | Starting):
         return [("Retry-After", str(error.retry_after_seconds))]
     if isinstance(error, Unauthorized):
         return [("WWW-Authenticate", "Bearer")]

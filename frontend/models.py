@@ -16,7 +16,16 @@ from ..handlers.protocol import RequestHead, ResponseHead
 from ..management.routing import RouteReader, Table
 from .dial import Dialler
 from .dispatch import ModelQueue
-from .errors import ModelError, ModelNotFound, ModelVersionNotFound, RequestError, ResponseTooLarge, SlowReader, WorkerDied
+from .errors import (
+    ModelError,
+    ModelNotFound,
+    ModelVersionNotFound,
+    RequestError,
+    ResponseTooLarge,
+    SlowReader,
+    Starting,
+    WorkerDied,
+)
 from .link import Call
 from .lookout import Lookout
 from .metrics import Metrics
@@ -70,13 +79,15 @@ class Models:
                 )
 
     def find(self, name: str, version: str | None = None) -> ModelQueue:
-        """The version, or the default one; ModelNotFound or ModelVersionNotFound."""
+        """The version, or the default one; ModelNotFound or ModelVersionNotFound, Starting where it may still come."""
         self.refresh()
         versions = self.table.models.get(name)
         if not versions:
-            raise ModelNotFound(name)
+            raise Starting() if self.table.starting else ModelNotFound(name)
         wanted = version or self.table.defaults.get(name) or next(iter(versions))
         if wanted not in versions:
+            if self.table.starting:
+                raise Starting()
             raise ModelVersionNotFound(name, wanted)
         return self._queues[name, wanted]
 

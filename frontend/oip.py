@@ -33,7 +33,7 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
     async def ready(request: Request) -> None:
         """GET /v2/health/ready"""
         models.refresh()
-        up = models.table.healthy and not models.table.draining
+        up = models.table.ready
         await request.answer(200 if up else 503, {"ready": up})
 
     async def model(request: Request) -> None:

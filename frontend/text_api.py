@@ -83,7 +83,7 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
     async def alive(request: Request) -> None:
         """GET / and /health, open to anybody."""
         models.refresh()
-        ready = models.table.healthy and not models.table.draining
+        ready = models.table.ready
         await request.answer(200 if ready else 500, "OK" if ready else "Unhealthy", "text/plain")
 
     return [

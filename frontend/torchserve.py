@@ -6,7 +6,7 @@ paths of its other protocols (KServe v1 and v2, SageMaker) included. Not for: Op
 
 from urllib.parse import parse_qs, unquote
 
-from .errors import BadRequest
+from .errors import BadRequest, Starting
 from .models import Models
 from .options import FrontendOptions
 from .predict import Target
@@ -28,6 +28,8 @@ def target(models: Models, url: bytes, options: FrontendOptions) -> Target | Non
             return _with_version(models, "explain", name, rest)
         case ["invocations"]:
             wanted = _parameter(query, "model_name") or _only(models)
+            if not wanted and models.table.starting:
+                raise Starting()
             if not wanted:
                 raise BadRequest("Parameter model_name is required.")
             return Target(models.find(wanted), "predict", query=query)
@@ -57,6 +59,8 @@ def _parameter(query: bytes, name: str) -> str | None:
 
 def _only(models: Models) -> str | None:
     """SageMaker's single-model endpoints name no model: the one that was loaded at start is meant."""
+    if models.table.starting:  # a second one may come
+        return None
     loaded = {
         name
         for name, versions in models.table.models.items()
@@ -70,7 +74,7 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         """* /ping: whether every model has the workers it should have."""
         models.refresh()
         table = models.table
-        if table.draining:
+        if table.draining or table.starting:
             await request.answer(503, UNHEALTHY)
         else:
             await request.answer(200 if table.healthy else 500, HEALTHY if table.healthy else UNHEALTHY)

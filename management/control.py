@@ -50,6 +50,7 @@ class ControlPlane:
         self.registry = registry
         self.pools: dict[tuple[str, str], Pool] = {}
         self.draining = False
+        self.starting = False  # the server is about to register what is loaded at start
         self.broken: dict[tuple[str, str], str] = {}  # registered, but its archive is gone or spoilt: why
         self.observers: list[Callable[[], None]] = []  # called after each change
         self.waiting: Callable[[str, str], int] = lambda name, version: 0  # requests in the data plane's queues
@@ -199,6 +200,7 @@ class ControlPlane:
             workflows={name: workflow_route(record) for name, record in self.registry.state.workflows.items()},
             healthy=self.healthy,
             draining=self.draining,
+            starting=self.starting,
         )
 
     @property

@@ -64,6 +64,12 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     workflows: dict[str, WorkflowRoute] = {}
     healthy: bool = True  # every model that should have workers has enough
     draining: bool = False  # going down: readiness is over, requests are still served
+    starting: bool = False  # what is loaded at start is not all registered yet: an unknown model may be on its way
+
+    @property
+    def ready(self) -> bool:
+        """Whether load balancers may send requests."""
+        return self.healthy and not self.draining and not self.starting
 
 
 class RouteWriter:

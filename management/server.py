@@ -93,6 +93,7 @@ class Server:
         self._children = Children()
         self.measuring = Measuring(settings, self.logs)
         self.control = self._control_plane()
+        self.control.starting = True
         self._enter_cell()
         store = Path(settings.workflow_store) if settings.workflow_store else plan.model_store
         self._workflows = Workflows(self.control, store)
@@ -127,7 +128,11 @@ class Server:
             self._spawn(self._autoscaler.run())
 
     async def _first_models(self) -> None:
-        await first_models(self.control, self._settings, self._plan)
+        try:
+            await first_models(self.control, self._settings, self._plan)
+        finally:
+            self.control.starting = False
+            self.control.publish()
         if self._plan.state_file:
             self._snapshots = Snapshots(self._plan.logs / "config", self._loaded.raw)
             self._snapshots.write(self.control.registry.state, "startup")

@@ -30,7 +30,7 @@ class Inference:
 
     async def ping(self, request: Any, context: Any) -> Any:
         self._models.refresh()
-        status = "Healthy" if self._models.table.healthy else "Unhealthy"
+        status = "Healthy" if self._models.table.ready else "Unhealthy"
         return self._health(health=json.dumps({"status": status}, indent=2))
 
     async def predictions(self, request: Any, context: Any) -> Any:

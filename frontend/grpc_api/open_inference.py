@@ -50,8 +50,7 @@ class OpenInference:
 
     async def server_ready(self, request: Any, context: Any) -> Any:
         self._models.refresh()
-        table = self._models.table
-        return self._message("ServerReadyResponse", ready=table.healthy and not table.draining)
+        return self._message("ServerReadyResponse", ready=self._models.table.ready)
 
     async def model_ready(self, request: Any, context: Any) -> Any:
         async with told(context):

@@ -97,13 +97,19 @@ class Plane:
         self.workers.append(worker)
         return worker
 
-    def publish(self, *workers: FakeWorker, healthy: bool = True, draining: bool = False, **route: object) -> None:
+    def publish(
+        self, *workers: FakeWorker, healthy: bool = True, draining: bool = False, starting: bool = False, **route: object
+    ) -> None:
         version = route.pop("version", "1.0")
         replicas = [Replica(worker.worker_id, worker.address) for worker in workers]
         self.routes[version] = ModelRoute(name="m", version=version, replicas=replicas, **route)
         self.writer.publish(
             Table(
-                models={"m": dict(self.routes)}, defaults={"m": next(iter(self.routes))}, healthy=healthy, draining=draining
+                models={"m": dict(self.routes)},
+                defaults={"m": next(iter(self.routes))},
+                healthy=healthy,
+                draining=draining,
+                starting=starting,
             )
         )
 

@@ -99,9 +99,10 @@ def test_binary_requests_that_are_none_are_refused(run, length, body):
     run(scenario)
 
 
-def test_health_is_the_tables(run):
+@pytest.mark.parametrize("table", [{"healthy": False}, {"starting": True}], ids=str)
+def test_health_is_the_tables(run, table):
     async def scenario(plane):
-        plane.publish(healthy=False)
+        plane.publish(**table)
         client = await plane.client()
         assert (await client.ask("/v2/health/live", method="GET")).body == b'{"live":true}'
 

@@ -155,7 +155,12 @@ def test_what_is_not_there_is_said(run, path, status, type, message):
 
 @pytest.mark.parametrize(
     ("table", "status", "word"),
-    [({}, 200, "Healthy"), ({"healthy": False}, 500, "Unhealthy"), ({"draining": True}, 503, "Unhealthy")],
+    [
+        ({}, 200, "Healthy"),
+        ({"healthy": False}, 500, "Unhealthy"),
+        ({"draining": True}, 503, "Unhealthy"),
+        ({"starting": True}, 503, "Unhealthy"),
+    ],
 )
 def test_ping_tells_the_tables_health(run, table, status, word):
     async def scenario(plane):

@@ -41,6 +41,23 @@ def test_platforms_reach_the_single_model_by_their_own_paths(run, path):
     run(scenario, predict_route="/v1/endpoints/1:predict")
 
 
+@pytest.mark.parametrize(
+    "path", ["/predictions/x", "/predictions/m/9.0", "/models/x/invoke", "/v2/models/x/infer", "/invocations"]
+)
+def test_an_unknown_model_of_a_server_that_starts_may_be_asked_again(run, path):
+    async def scenario(plane):
+        plane.publish(await plane.worker(), starting=True)
+        client = await plane.client()
+
+        assert (await client.ask("/predictions/m", b"x")).body == b"x"
+        answer = await client.ask(path, b"x")
+
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert json.loads(answer.body)["type"] == "ServiceUnavailableException"
+
+    run(scenario)
+
+
 def test_vertex_probes_its_own_path(run):
     async def scenario(plane):
         assert (await (await plane.client()).ask("/v1/health/7", method="GET")).status == 200

@@ -1,3 +1,5 @@
+import functools
+import http.server
 import json
 import os
 import shlex
@@ -5,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,7 @@ from flambeau.client import ServerError
 
 from ..conftest import HOME
 
+ORIGINAL = Path(__file__).parents[1] / "archiver" / "original"  # packed by TorchServe's own archiver
 VERSION = """
 def handle(data, context):
     return None if data is None else [context.manifest['model']['modelVersion']] * len(data)
@@ -220,6 +225,50 @@ def test_models_of_the_command_line_are_loaded_with_what_the_settings_say(live_s
     assert {k: described[k] for k in ("minWorkers", "maxWorkers", "batchSize", "responseTimeout", "loadedAtStartup")} == {
         "minWorkers": 2, "maxWorkers": 3, "batchSize": 4, "responseTimeout": 60, "loadedAtStartup": True,
     }  # fmt: skip
+
+
+class Host:
+    """Serves archives over HTTP; `meanwhile` is called before the first one is given out."""
+
+    def __init__(self, folder, meanwhile=lambda: None):
+        self.files = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(self.Handler, directory=str(folder), host=self)
+        )
+        self.meanwhile = meanwhile
+        self.url = f"http://127.0.0.1:{self.files.server_port}"
+        threading.Thread(target=self.files.serve_forever, daemon=True).start()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, host, **kw):
+            self.host = host
+            super().__init__(*args, **kw)
+
+        def do_GET(self):
+            self.host.meanwhile()
+            super().do_GET()
+
+
+def test_while_models_are_fetched_at_start_the_server_is_not_ready(live_server):
+    seen = []
+
+    def look():
+        for path in ("/ping", "/v2/health/ready", "/predictions/echo"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(server.client.inference + path)
+            seen.append((path, refused.value.code, refused.value.headers["Retry-After"]))
+        assert server.client.models() == []
+
+    host = Host(ORIGINAL, look)
+    url = f"{host.url}/echo.mar"
+    server = live_server("--models", url, "nowhere.mar", start=False, allowed_urls=url, ts_open_inference_protocol="true")
+
+    server.start()
+
+    assert seen == [("/ping", 503, None), ("/v2/health/ready", 503, None), ("/predictions/echo", 503, "1")]
+    assert [model["modelName"] for model in server.client.models()] == ["echo"]
+    with pytest.raises(ServerError) as refused:
+        server.client.predict("nowhere", b"")
+    assert refused.value.status == 404
 
 
 def test_metrics_have_the_old_form_and_can_be_filtered(live_server):

@@ -21,7 +21,7 @@ from .errors import StartError
 from .one_model import as_archive
 
 ADDRESS = "FLAMBEAU_BACKEND"  # the environment variable that tells the front where it is
-START_SECONDS = 60.0
+START_SECONDS = 600.0  # an archive may have to be unpacked first
 STOP_SECONDS = 60.0
 USUAL_NAME = "falcon40b"
 
@@ -33,7 +33,7 @@ class Backend:
 
     @classmethod
     def start(cls, environ: Mapping[str, str]) -> "Backend":
-        """Returns when it answers; the model may still be loading, requests wait for it."""
+        """Returns when the model is registered; it may still be loading, requests wait for it."""
         model = "mock" if environ.get("MOCK_MODEL", "0") not in ("", "0") else environ.get("MODEL")
         if not model:
             raise StartError("MODEL is not set: a folder of weights, owner/name or an archive is wanted; or MOCK_MODEL=1")

@@ -87,7 +87,7 @@ def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
         state_file=None if given.no_config_snapshots else kept,
         state_folder=kept.parent,
         model_store=_model_store(settings),
-        models=tuple(given.models or _listed(settings.load_models)),
+        models=tuple(given.models or (() if settings.model_snapshot else _listed(settings.load_models))),
         console=given.foreground,
         detached=given.detached,
     )
@@ -124,7 +124,7 @@ async def _first_model(control: ControlPlane, registration: Registration) -> Non
 
 
 def registrations(settings: Settings, plan: Plan) -> list[Registration]:
-    """Of model_snapshot, else of --models or load_models, about which the key `models` says more."""
+    """Of --models, else of model_snapshot, else of load_models; the key `models` says more about the first and the last."""
     if settings.model_snapshot and not plan.models:
         return _of_snapshot(json.loads(settings.model_snapshot))
     details = json.loads(settings.models or "{}")

@@ -98,11 +98,13 @@ def test_a_snapshot_that_torchserve_wrote_starts_and_serves(live_server):
     (server.folder / "logs" / "config" / "20261121125118901-shutdown.cfg").write_text(text)
     shutil.copy(HERE / "torchserve_left" / "key_file.json", server.folder)
     shutil.copy(HERE.parent / "archiver" / "original" / "echo.mar", server.store)
+    server.archive("other")  # load_models=all was for the first start: since then the snapshot tells what is registered
 
     server.start()
     server.wait(lambda: server.client.models() and server.workers("echo"))
 
     (described,) = server.client.describe("echo")
     assert (described["modelUrl"], described["batchSize"], described["maxBatchDelay"]) == ("echo.mar", 2, 10)
+    assert [model["modelName"] for model in server.client.models()] == ["echo"]
     assert "unknown setting" not in server.said()
     assert server.client.predict("echo", b"hello") == b"hello"

@@ -20,9 +20,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.stop:
         print("TorchServe has stopped." if launcher.stop() else "TorchServe is not currently running.")
         return 0
-    if not options.start:
-        parser("torchserve").print_help()
-        return 0
     if launcher.running_pid() is not None:
         print("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
         return 1

@@ -4,8 +4,21 @@ import tempfile
 import time
 
 import psutil
+import pytest
 
-from flambeau.management import launcher
+from flambeau.management import launcher, torchserve
+
+
+@pytest.mark.parametrize("arguments", [["--start", "--ncs"], ["--ncs"]], ids=" ".join)
+def test_torchserve_starts_unless_it_is_told_something_else(tmp_path, monkeypatch, capsys, arguments):
+    started = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(launcher, "start", started.append)
+
+    assert torchserve.main(arguments) == 0
+
+    assert started == [["--ncs"]]
+    assert capsys.readouterr().out == "TorchServe has started.\n"
 
 
 def test_a_server_that_nobody_collects_after_its_end_counts_as_stopped(tmp_path, monkeypatch):

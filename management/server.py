@@ -134,7 +134,8 @@ class Server:
             self.control.starting = False
             self.control.publish()
         if self._plan.state_file:
-            self._snapshots = Snapshots(self._plan.logs / "config", self._loaded.raw)
+            stores = {key: value for key in ("model_store", "workflow_store") if (value := getattr(self._settings, key))}
+            self._snapshots = Snapshots(self._plan.logs / "config", self._loaded.raw | stores)
             self._snapshots.write(self.control.registry.state, "startup")
             self.control.observers.append(lambda: self._snapshot("snapshot"))
 

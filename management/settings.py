@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -220,10 +220,14 @@ def load(
     path: Path | None,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
 ) -> Loaded:
-    """SettingsError for a value that we cannot use; a key we don't know is a warning, as old files hold many."""
+    """SettingsError for a value that we cannot use; a key we don't know is a warning, as old files hold many.
+
+    `without`: keys of the file that do not count."""
     known = declared()
-    raw = properties.parse(_read(path)) if path else {}
+    read = properties.parse(_read(path)) if path else {}
+    raw = {key: text for key, text in read.items() if key not in without}
     given = {key: properties.expand(text, environ) for key, text in raw.items()}
     warnings = [_unknown(key, path) for key in given if key not in known and key not in OF_SNAPSHOTS]
     origins = {key: str(path) for key in given if key in known}

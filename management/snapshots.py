@@ -21,7 +21,7 @@ KEPT = 20  # of those that changes write; the ones of starts and ends stay
 
 
 class Snapshots:
-    """`configuration`: config.properties as it was read."""
+    """`configuration`: config.properties as it was read, and the stores wherever they were named."""
 
     def __init__(self, folder: Path, configuration: Mapping[str, str]) -> None:
         self._folder, self._configuration = folder, configuration

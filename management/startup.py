@@ -25,6 +25,7 @@ from .snapshots import newest
 
 logger = logging.getLogger(__name__)
 
+WHAT_IS_LOADED = frozenset({"model_snapshot", "load_models", "models"})
 MOST_DEFAULT_WORKERS = 4  # TorchServe starts one per CPU, which takes laptops down
 
 
@@ -72,13 +73,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
     """SettingsError when it can't be."""
     logs = Path(os.environ.get("LOG_LOCATION", "logs"))
-    named = given.ts_config or os.environ.get("TS_CONFIG_FILE")
-    path = (
-        named
-        or _snapshot(logs, given.no_config_snapshots)
-        or ("config.properties" if Path("config.properties").is_file() else None)
-    )
-    loaded = load(Path(path) if path else None, os.environ, settings_of(os.environ) | _overrides(given))
+    path, without = _configuration(given, logs)
+    loaded = load(path, os.environ, settings_of(os.environ) | _overrides(given), without)
     settings = loaded.settings
     kept = Path(settings.state_file) if settings.state_file else logs / "config" / "state.json"
     plan = Plan(
@@ -94,10 +90,19 @@ def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
     return loaded, plan
 
 
-def _snapshot(logs: Path, forget: bool) -> str | None:
-    """TorchServe's last one, where no configuration is named; what has a state file of ours started here before."""
-    found = None if forget or (logs / "config" / "state.json").exists() else newest(logs / "config")
-    return str(found) if found else None
+def _configuration(given: argparse.Namespace, logs: Path) -> tuple[Path | None, frozenset[str]]:
+    """The file, and which of its keys do not count; the environment goes first, as in TorchServe.
+
+    Where none is named: the last snapshot. One of a server of ours tells the settings, our state file the models."""
+    if named := os.environ.get("TS_CONFIG_FILE") or given.ts_config:
+        return Path(named), frozenset()
+    snapshot = None if given.no_config_snapshots else newest(logs / "config")
+    ours = (logs / "config" / "state.json").exists()
+    if snapshot and not ours:
+        return snapshot, frozenset()
+    if Path("config.properties").is_file():
+        return Path("config.properties"), frozenset()
+    return snapshot, WHAT_IS_LOADED
 
 
 def greeting(settings: Settings) -> str:

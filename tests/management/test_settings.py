@@ -138,3 +138,41 @@ def test_a_pair_on_the_command_line_without_a_value_stops_the_start():
 
     with pytest.raises(SettingsError, match="--set junk: KEY=VALUE is wanted"):
         arrange(parser("x").parse_args(["--set", "junk"]))
+
+
+@pytest.fixture
+def configuration(tmp_path, monkeypatch):
+    """The settings that `arguments` arrange in a folder of their own."""
+    from flambeau.management.startup import arrange, parser
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TS_CONFIG_FILE", raising=False)
+    return lambda *arguments: arrange(parser("x").parse_args(arguments))
+
+
+def test_the_environments_file_goes_before_the_one_that_is_typed(tmp_path, monkeypatch, configuration):
+    (tmp_path / "typed").write_text("job_queue_size=1")
+    monkeypatch.setenv("TS_CONFIG_FILE", str(write(tmp_path, "job_queue_size=2")))
+
+    loaded, _ = configuration("--ts-config", "typed")
+
+    assert loaded.settings.job_queue_size == 2
+
+
+def test_a_start_that_names_no_file_goes_on_with_the_last_ones_settings(tmp_path, configuration):
+    folder = tmp_path / "logs" / "config"
+    folder.mkdir(parents=True)
+    (folder / "20260101000000000-shutdown.cfg").write_text(
+        'job_queue_size=3\nload_models=all\nmodel_snapshot={"models":{}}'
+    )
+
+    by_torchserve, _ = configuration()
+    (folder / "state.json").write_text("{}")
+    by_us, plan = configuration()
+    forgotten, _ = configuration("--ncs")
+    write(tmp_path, "job_queue_size=4")
+    edited, _ = configuration()
+
+    assert (by_torchserve.settings.job_queue_size, by_torchserve.settings.model_snapshot) == (3, '{"models":{}}')
+    assert (by_us.settings.job_queue_size, by_us.settings.model_snapshot, plan.models) == (3, None, ())
+    assert (forgotten.settings.job_queue_size, edited.settings.job_queue_size) == (100, 4)

@@ -6,7 +6,7 @@ Runs in one event loop; `api` and the command line call it, nothing else changes
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ..archiver.unpack import Limits, ModelArchive
 from .dependencies import install
 from .errors import BadRequest, ManagementError, StorageFailed, WorkersFailed
 from .pool import Pool, Surroundings
-from .registry import Registry, VersionRecord, WorkflowRecord
+from .registry import Configured, Registry, VersionRecord, WorkflowRecord
 from .routing import ModelRoute, RouteWriter, Table, WorkflowNode, WorkflowRoute
 from .serving import Registration, decide, require_startable
 from .settings import ALLOWED_BY_TORCHSERVE
@@ -31,6 +31,7 @@ from .workers import State, Worker
 
 logger = logging.getLogger(__name__)
 
+Key = tuple[str, str]  # a model's name and version
 RUNTIMES = ("python", "python2", "python3", "LSP")
 MAX_DOWNLOADS = 16  # at a time, others wait
 RETRY_SECONDS = 1.0  # between tries to write the routing table
@@ -48,10 +49,10 @@ class ControlPlane:
         self, registry: Registry, around: Surroundings, routes: RouteWriter, models_folder: Path, model_store: Path
     ) -> None:
         self.registry = registry
-        self.pools: dict[tuple[str, str], Pool] = {}
+        self.pools: dict[Key, Pool] = {}
         self.draining = False
         self.starting = False  # the server is about to register what is loaded at start
-        self.broken: dict[tuple[str, str], str] = {}  # registered, but its archive is gone or spoilt: why
+        self.broken: dict[Key, str] = {}  # registered, but its archive is gone or spoilt: why
         self.observers: list[Callable[[], None]] = []  # called after each change
         self.waiting: Callable[[str, str], int] = lambda name, version: 0  # requests in the data plane's queues
         self.woken_by_cell: Callable[[str], bool] = lambda name: False  # whether a model's cell sees to it
@@ -66,19 +67,20 @@ class ControlPlane:
         self._leaving: set[asyncio.Task[None]] = set()  # of models that are unregistered: they end with their workers
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while somebody has or wants them
         self._next_try: asyncio.TimerHandle | None = None  # a routing table that waits for room on the disk
+        self._outdated: dict[Key, VersionRecord] = {}  # an earlier start's, until this one's configuration is read
 
     async def register(self, asked: Registration, *, wait: bool) -> Scaled:
         """`wait`: when it returns the workers are ready, and when one can't be the registration is undone."""
         if asked.runtime and asked.runtime not in RUNTIMES:
             raise BadRequest(f"Invalid RuntimeType value: {asked.runtime}")
-        fetched = await self.fetch(asked.url, self._model_store, trusted=asked.trusted)
+        fetched = self._fetched_before(asked) or await self.fetch(asked.url, self._model_store, trusted=asked.trusted)
         try:
             async with self.unpacked.opened(fetched.path) as archive:
                 python = await self._python(archive)
                 record = self._record(asked, fetched, archive)
                 require_startable(record.min_workers)
                 async with self._change(record.name):
-                    self.registry.add(record, make_default=asked.make_default)
+                    record = self._entered(record, asked)
                     pool = self._serve(record, archive, python)
                     self.publish()
                     started = pool.add(record.min_workers)
@@ -140,20 +142,40 @@ class ControlPlane:
                 return
             record = self.registry.remove(name, version)
             self.broken.pop((record.name, record.version), None)
+            self._outdated.pop((record.name, record.version), None)
             pool = self.pools.pop((record.name, record.version), None)
             self.publish()
             if pool:
                 self._leave(pool)
-        if record.downloaded and not self._in_use(Path(record.archive)):
-            remove_download(Fetched(Path(record.archive), downloaded=True))
+        self._remove_download(record)
         logger.info("Model %s version %s is unregistered", record.name, record.version)
 
-    async def restore(self) -> None:
-        """Starts what the registry holds; a model whose archive is gone stays registered, with its cause."""
+    async def restore(self, *, anew: bool = False) -> None:
+        """Starts what the registry holds; a model whose archive is gone stays registered, with its cause.
+
+        `anew`: what an earlier start's configuration has loaded waits for what this one's says of it."""
         for versions in list(self.registry.state.models.values()):
             for record in versions.values():
-                await self._restore(record)
+                if anew and record.loaded_at_startup:
+                    key = record.name, record.version
+                    self._outdated[key] = record
+                    self.broken[key] = "its configuration is still being read"
+                else:
+                    await self._restore(record)
         self.publish()
+
+    def forget_outdated(self, causes: Mapping[str, str]) -> None:
+        """The configuration is read: what it names no more goes; what can't be loaded (URL → why) stays, with its cause."""
+        for key, record in self._outdated.items():
+            self.broken[key] = causes.get(record.url, "the configuration no longer names it")
+        gone = {key: record for key, record in self._outdated.items() if record.url not in causes}
+        self._outdated = {}
+        if gone:
+            self.registry.forget(gone)
+        for key, record in gone.items():
+            del self.broken[key]
+            self._remove_download(record)
+            logger.warning("Model %s version %s is unregistered: the configuration no longer names it", *key)
 
     def stalled(self, worker_id: str) -> None:
         """An HTTP process waits in vain for this worker: replace it."""
@@ -211,7 +233,8 @@ class ControlPlane:
 
     async def _mend(self, record: VersionRecord) -> None:
         """Its archive may be back, or there may be room for it now."""
-        if self.broken.pop((record.name, record.version), None):
+        key = record.name, record.version
+        if key not in self._outdated and self.broken.pop(key, None):
             await self._restore(record)
 
     async def _restore(self, record: VersionRecord) -> None:
@@ -219,6 +242,8 @@ class ControlPlane:
         try:
             async with self.unpacked.opened(Path(record.archive)) as archive:
                 python = await self._python(archive)
+                if (found := archive.manifest.model_version) != record.version:
+                    logger.warning("Model %s version %s is served from an archive that says %s by now", *key, found)
                 async with self._change(record.name):
                     if self._is_current(record):
                         self._serve(record, archive, python).add(record.min_workers)
@@ -289,7 +314,49 @@ class ControlPlane:
             min_workers=serving.min_workers,
             max_workers=serving.max_workers,
             loaded_at_startup=asked.at_startup,
+            configured=Configured(serving.min_workers, serving.max_workers, asked.make_default)
+            if asked.at_startup
+            else None,
         )
+
+    def _entered(self, record: VersionRecord, asked: Registration) -> VersionRecord:
+        """In the registry: decided anew where an earlier start's configuration had it."""
+        before = self._outdated.pop((record.name, record.version), None) if asked.at_startup else None
+        if before is None:
+            self.registry.add(record, make_default=asked.make_default)
+            return record
+        record = self._anew(record, before)
+        if asked.make_default and not (before.configured and before.configured.default):
+            self.registry.set_default(record.name, record.version)
+        return record
+
+    def _anew(self, record: VersionRecord, before: VersionRecord) -> VersionRecord:
+        """The configuration rules; but workers that the API has changed stay while the configuration says what it said."""
+        said, says = before.configured, record.configured
+        if said and says and (said.min_workers, said.max_workers) == (says.min_workers, says.max_workers):
+            low, high = before.min_workers, before.max_workers
+            if (low, high) != (record.min_workers, record.max_workers):
+                logger.warning(
+                    "Model %s version %s keeps the %d to %d workers that the API gave it; its configuration says %d to %d",
+                    record.name,
+                    record.version,
+                    *(low, high, record.min_workers, record.max_workers),
+                )
+                record = msgspec.structs.replace(record, min_workers=low, max_workers=high)
+        self.broken.pop((record.name, record.version), None)
+        self.registry.replace(record)
+        return record
+
+    def _fetched_before(self, asked: Registration) -> Fetched | None:
+        """What an earlier start has downloaded from there is not fetched again."""
+        for record in self._outdated.values():
+            if asked.at_startup and record.downloaded and record.url == asked.url and Path(record.archive).exists():
+                return Fetched(Path(record.archive), downloaded=True)
+        return None
+
+    def _remove_download(self, record: VersionRecord) -> None:
+        if record.downloaded and not self._in_use(Path(record.archive)):
+            remove_download(Fetched(Path(record.archive), downloaded=True))
 
     def _resize(self, pool: Pool, low: int, high: int) -> VersionRecord:
         record = msgspec.structs.replace(pool.record, min_workers=low, max_workers=high)

@@ -7,6 +7,7 @@ or after, never between. Not for: what is running, which is `pool`'s.
 
 import logging
 import os
+from collections.abc import Collection
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ from . import faults
 from .errors import DefaultVersionInUse, ModelConflict, ModelNotFound, StateError, StorageFailed, VersionNotFound
 
 logger = logging.getLogger(__name__)
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """What the configuration said of a model it loaded: what differs from it now, the API has changed since."""
+
+    min_workers: int
+    max_workers: int
+    default: bool = False
 
 
 class VersionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,6 +45,7 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     min_workers: int = 0
     max_workers: int = 0
     loaded_at_startup: bool = False
+    configured: Configured | None = None  # of those loaded at start
 
 
 class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +124,13 @@ class Registry:
         models = {n: versions for n, versions in self._state.models.items() if n != name} | ({name: rest} if rest else {})
         self._write(models, {n: v for n, v in self._state.defaults.items() if n in models})
         return record
+
+    def forget(self, keys: Collection[tuple[str, str]]) -> None:
+        """Versions go, default ones too: then what was registered last answers."""
+        kept = {n: {v: r for v, r in versions.items() if (n, v) not in keys} for n, versions in self._state.models.items()}
+        models = {name: versions for name, versions in kept.items() if versions}
+        defaults = self._state.defaults
+        self._write(models, {n: defaults[n] if defaults[n] in vs else next(reversed(vs)) for n, vs in models.items()})
 
     def add_workflow(self, record: WorkflowRecord) -> None:
         self._keep(msgspec.structs.replace(self._state, workflows=self._state.workflows | {record.name: record}))

@@ -119,7 +119,7 @@ class Server:
         await accepting(inference, READY_SECONDS)
         logger.info("%s", greeting(settings))
         announce(self._facts(), detached=plan.detached)
-        await self.control.restore()
+        await self.control.restore(anew=plan.decides_models)
         await self._serve_cell()
         self._spawn(self._first_models())
         self._spawn(self.measuring.watch_the_system())

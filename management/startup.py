@@ -17,7 +17,7 @@ from ..archiver.unpack import ARCHIVE_SUFFIXES
 from . import addresses
 from .control import ControlPlane
 from .devices import visible_gpus
-from .errors import ManagementError, SettingsError
+from .errors import ManagementError, ModelConflict, SettingsError
 from .platforms import settings_of
 from .serving import Registration
 from .settings import Loaded, Settings, load
@@ -37,6 +37,7 @@ class Plan:
     state_folder: Path  # for what is kept beside the state file
     model_store: Path
     models: tuple[str, ...]  # "all", "a.mar", "name=a.mar"
+    decides_models: bool  # the configuration says what is loaded: what an earlier one said holds no more
     console: bool
     detached: bool = False  # tells its starter that it is ready, then says no more
 
@@ -84,6 +85,7 @@ def arrange(given: argparse.Namespace) -> tuple[Loaded, Plan]:
         state_folder=kept.parent,
         model_store=_model_store(settings),
         models=tuple(given.models or (() if settings.model_snapshot else _listed(settings.load_models))),
+        decides_models=bool(given.models or settings.model_snapshot or settings.load_models is not None),
         console=given.foreground,
         detached=given.detached,
     )
@@ -117,15 +119,23 @@ def greeting(settings: Settings) -> str:
 async def first_models(control: ControlPlane, settings: Settings, plan: Plan) -> None:
     """Each on its own: a model that can't be loaded does not stop the others."""
     wanted = registrations(settings, plan)
-    await asyncio.gather(*(_first_model(control, registration) for registration in wanted))
+    causes = await asyncio.gather(*(_first_model(control, registration) for registration in wanted))
+    try:
+        control.forget_outdated({asked.url: cause for asked, cause in zip(wanted, causes, strict=True) if cause})
+    except ManagementError as error:
+        logger.error("What the configuration no longer names stays registered: %s", error)
 
 
-async def _first_model(control: ControlPlane, registration: Registration) -> None:
+async def _first_model(control: ControlPlane, registration: Registration) -> str:
+    """Why it is not loaded, or an empty string."""
     try:
         await control.register(registration, wait=False)
+    except ModelConflict as error:
+        logger.warning("Model %s of the configuration is not loaded: %s", registration.url, error)
     except (ManagementError, ArchiveError) as error:
-        level = logging.INFO if "already registered" in str(error) else logging.ERROR
-        logger.log(level, "Model %s is not loaded at start: %s", registration.url, error)
+        logger.error("Model %s is not loaded at start: %s", registration.url, error)
+        return str(error)
+    return ""
 
 
 def registrations(settings: Settings, plan: Plan) -> list[Registration]:

@@ -51,6 +51,11 @@ class LiveServer:
         (folder / "config.properties").write_text("".join(f"{key}={value}\n" for key, value in given.items()))
         self.process = None
 
+    def configure(self, **settings):
+        """Before the next start."""
+        with (self.folder / "config.properties").open("a") as file:
+            file.writelines(f"{key}={value}\n" for key, value in settings.items())
+
     def start(self, **environ):
         self.output = (self.folder / "output").open("ab")
         self.process = subprocess.Popen(

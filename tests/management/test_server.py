@@ -3,6 +3,7 @@ import http.server
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,71 @@ def test_while_models_are_fetched_at_start_the_server_is_not_ready(live_server):
     with pytest.raises(ServerError) as refused:
         server.client.predict("nowhere", b"")
     assert refused.value.status == 404
+
+
+def test_a_start_decides_anew_about_the_models_of_the_configuration(live_server):
+    server = live_server(start=False, load_models="tuned,left,bumped", default_response_timeout=50)
+    server.archive("tuned", yaml="batchSize: 2")
+    for name in ("left", "bumped", "api"):
+        server.archive(name)
+    server.start()
+    server.client.register("api", response_timeout=50)
+    server.stop()
+    server.configure(load_models="tuned,bumped", default_response_timeout=60)
+    (server.store / "tuned" / "model.yaml").write_text("batchSize: 3")
+    shutil.rmtree(server.store / "bumped")
+    server.archive("bumped", version="2.0")
+
+    server.start()
+
+    assert [model["modelName"] for model in server.client.models()] == ["api", "bumped", "tuned"]
+    found = {name: server.client.describe(name, "all") for name in ("api", "bumped", "tuned")}
+    told = {n: [(d["modelVersion"], d["batchSize"], d["responseTimeout"]) for d in ds] for n, ds in found.items()}
+    assert told == {"api": [("1.0", 1, 50)], "bumped": [("2.0", 1, 60)], "tuned": [("1.0", 3, 60)]}
+    log = (server.folder / "logs" / "ts_log.log").read_text()
+    assert "Model left version 1.0 is unregistered: the configuration no longer names it" in log
+
+
+def test_what_the_api_changed_of_a_configured_model_stays_until_the_configuration_changes(live_server):
+    server = live_server(start=False, load_models="echo", default_workers_per_model=1)
+    server.archive("echo")
+    server.start()
+    server.client.scale("echo", 2)
+    server.stop(signal.SIGKILL)
+
+    server.start()
+    kept = server.client.describe("echo")[0]
+    server.stop()
+    server.configure(default_workers_per_model=3)
+    server.start()
+    decided = server.client.describe("echo")[0]
+    server.stop()
+    os.rename(server.store / "echo", server.folder / "elsewhere")
+    server.start()
+    gone = server.client.describe("echo")[0]
+
+    assert (kept["minWorkers"], decided["minWorkers"]) == (2, 3)
+    log = (server.folder / "logs" / "ts_log.log").read_text()
+    assert "Model echo version 1.0 keeps the 2 to 2 workers that the API gave it; its configuration says 1 to 1" in log
+    assert (gone["workers"], gone["lastError"]) == ([], "Model not found at: echo")
+
+
+def test_what_a_start_has_downloaded_the_next_one_takes_from_the_store(live_server):
+    host = Host(ORIGINAL)
+    url = f"{host.url}/echo.mar"
+    server = live_server("--models", url, start=False, allowed_urls=url)
+    server.start()
+    host.files.shutdown()
+    server.stop(signal.SIGKILL)
+
+    server.start()
+    server.wait(lambda: server.workers("echo"))
+    server.stop()
+    server.arguments = ("--set", "load_models=none")
+    server.start()
+
+    assert server.client.models() == []
+    assert not (server.store / "echo.mar").exists()
 
 
 def test_metrics_have_the_old_form_and_can_be_filtered(live_server):

@@ -99,16 +99,14 @@ class BaseHandler:
         return answers
 
     def explain_handle(self, data_preprocess: Any, raw_data: list[Any]) -> list[Any]:
-        """Explanations by `get_insights`, which a subclass defines."""
+        """Explanations by `get_insights(model input, the first row's data or body, target)`, which a subclass defines."""
         insights = getattr(self, "get_insights", None)
         if insights is None:
             raise NotImplementedError(f"{type(self).__name__} has no get_insights: it can't explain")
-        target = 0
-        first = raw_data[0]
-        body = first.get("body") if isinstance(first, dict) else None
-        if isinstance(body, dict):
-            target = body.get("target") or 0
-        return insights(data_preprocess, raw_data, target)  # type: ignore[no-any-return]
+        first = raw_data[0] if isinstance(raw_data[0], dict) else {}
+        body = first.get("body")
+        target = first.get("target") or (body.get("target") if isinstance(body, dict) else 0) or 0
+        return insights(data_preprocess, first.get("data") or body, target)  # type: ignore[no-any-return]
 
     def describe_handle(self) -> Any:
         """What `GET /models/{name}?customized=true` tells; a subclass's own."""

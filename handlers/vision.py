@@ -39,15 +39,16 @@ class VisionHandler(BaseHandler):
             return self.image_processing(images.read(value))
         return torch.as_tensor(value, dtype=torch.float32)
 
-    def get_insights(self, tensor_data: Any, _raw: Any, target: int = 0) -> list[Any]:
+    def get_insights(self, tensor_data: Any, _inputs: Any, target: int | str | bytes = 0) -> list[Any]:
         """How much each pixel speaks for class `target`: gradients averaged on the way from black to the image."""
         import torch
         from numpy.polynomial.legendre import leggauss
 
+        wanted = int(target)  # text, in a form
         points, weights = leggauss(STEPS)
         total = torch.zeros_like(tensor_data)
         for point, weight in zip(points, weights, strict=True):
             at = ((1 + point) / 2 * tensor_data).detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.model(at)[:, target].sum(), at)
+            (gradient,) = torch.autograd.grad(self.model(at)[:, wanted].sum(), at)
             total += weight / 2 * gradient
         return (total * tensor_data).tolist()  # type: ignore[no-any-return]

@@ -157,13 +157,16 @@ def test_describe_and_explain_go_their_own_way(archive):
         def preprocess(self, data):
             return data
 
-        def get_insights(self, data, raw, target):
-            return [target]
+        def get_insights(self, data, inputs, target):
+            return [inputs, target]
 
     handler = Told()
 
     assert handler.handle([{}], context_of(archive, "describe")) == [{"kind": "told"}]
-    assert handler.handle([{"body": {"target": 3}}], context_of(archive, "explain")) == [3]
+    asked = context_of(archive, "explain")
+    assert handler.handle([{"body": {"target": 3}}], asked) == [{"target": 3}, 3]
+    assert handler.handle([{"data": b"text", "target": b"2"}], asked) == [b"text", b"2"]
+    assert handler.handle([{"body": b"text"}], asked) == [b"text", 0]
 
 
 def test_steps_are_timed_when_the_yaml_asks_for_it(archive):
@@ -231,12 +234,13 @@ def test_images_are_classified_by_name(archive):
     assert all(len(answer) == 2 for answer in answers)
 
 
-def test_explanations_of_images_add_up_to_the_score(archive):
+@pytest.mark.parametrize("target", [{"body": {"target": 1}}, {"target": b"1"}], ids=["in JSON", "in a form"])
+def test_explanations_of_images_add_up_to_the_score(archive, target):
     handler, context = ready(ImageClassifier, archive, Brightness())
     context.request_processor = [RequestProcessor(RequestHead("explain", "r", []))]
     image = torch.rand(3, 8, 8)
 
-    (insight,) = handler.handle([{"body": {"target": 1}, "data": image.tolist()}], context)
+    (insight,) = handler.handle([{"data": image.tolist(), **target}], context)
 
     assert float(torch.tensor(insight).sum()) == pytest.approx(float(image[1].mean()), rel=1e-4)
 

@@ -54,9 +54,8 @@ class WorkflowRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     url: str
     archive: str
-    nodes: list[
-        dict[str, Any]
-    ]  # each after those that feed it: name, version, inputs, workers, batch, timeout_seconds, attempts
+    downloaded: bool = False  # `archive` is a copy of ours: it goes with the workflow
+    nodes: list[dict[str, Any]]  # each after those that feed it; made by `workflows.record_of`
     dag: dict[str, list[str]]
 
 

@@ -8,10 +8,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ..archiver.fetch import Fetched, remove_download
 from ..archiver.workflow_spec import Node, WorkflowSpec, read_workflow
 from .control import ControlPlane, Scaled
 from .errors import ManagementError, WorkflowConflict, WorkflowNotFound
@@ -31,25 +33,35 @@ class Workflows:
         """All its models are ready when it returns, or none of it is there."""
         control = self._control
         fetched = await control.fetch(url, self._store)
-        async with control.unpacked.opened(fetched.path) as archive:
-            spec = read_workflow(archive.model_dir, name)
-            await self._register(url, fetched.path, spec)
+        with ExitStack() as undone:
+            undone.callback(remove_download, fetched)
+            async with control.unpacked.opened(fetched.path) as archive:
+                spec = read_workflow(archive.model_dir, name)
+                await self._register(url, fetched, spec)
+            undone.pop_all()
         logger.info("Workflow %s is registered with %d nodes", spec.name, len(spec.nodes))
         return spec.name
 
-    async def _register(self, url: str, war: Path, spec: WorkflowSpec) -> None:
+    async def _register(self, url: str, fetched: Fetched, spec: WorkflowSpec) -> None:
         control = self._control
         lock = self._locks.setdefault(spec.name, asyncio.Lock())
         async with lock:
             if spec.name in control.registry.state.workflows:
                 raise WorkflowConflict(f"Workflow {spec.name} is already registered.")
-            models, failure = await self._register_models(spec, war)
+            models, failure = await self._register_models(spec, fetched.path)
             try:
                 if failure:
                     raise failure
                 nodes = record_of(spec, [model.version for model in models])
                 control.registry.add_workflow(
-                    WorkflowRecord(name=spec.name, url=url, archive=str(war), nodes=nodes, dag=spec.dag)
+                    WorkflowRecord(
+                        name=spec.name,
+                        url=url,
+                        archive=str(fetched.path),
+                        downloaded=fetched.downloaded,
+                        nodes=nodes,
+                        dag=spec.dag,
+                    )
                 )
             except BaseException:
                 await self._remove_models((model.name, model.version) for model in models)
@@ -64,6 +76,7 @@ class Workflows:
             self._control.registry.remove_workflow(name)
             self._control.publish()
             await self._remove_models((model_of(name, node["name"]), node.get("version")) for node in record.nodes)
+            remove_download(Fetched(Path(record.archive), record.downloaded))
 
     def find(self, name: str) -> WorkflowRecord:
         try:

@@ -1,5 +1,7 @@
 """A real server for tests: `live_server(…)` starts one on free ports in its own folder, and ends it afterwards."""
 
+import functools
+import http.server
 import json
 import os
 import random
@@ -7,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -125,6 +128,27 @@ class LiveServer:
         assert not alive, alive
         self.output.close()
         return code
+
+
+class Host:
+    """Serves archives over HTTP; `meanwhile` is called before the first one is given out."""
+
+    def __init__(self, folder, meanwhile=lambda: None):
+        self.files = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(self.Handler, directory=str(folder), host=self)
+        )
+        self.meanwhile = meanwhile
+        self.url = f"http://127.0.0.1:{self.files.server_port}"
+        threading.Thread(target=self.files.serve_forever, daemon=True).start()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, host, **kw):
+            self.host = host
+            super().__init__(*args, **kw)
+
+        def do_GET(self):
+            self.host.meanwhile()
+            super().do_GET()
 
 
 @pytest.fixture

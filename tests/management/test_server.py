@@ -1,5 +1,3 @@
-import functools
-import http.server
 import json
 import os
 import shlex
@@ -16,7 +14,7 @@ import pytest
 
 from flambeau.client import ServerError
 
-from ..conftest import HOME
+from ..conftest import HOME, Host
 
 ORIGINAL = Path(__file__).parents[1] / "archiver" / "original"  # packed by TorchServe's own archiver
 VERSION = """
@@ -226,27 +224,6 @@ def test_models_of_the_command_line_are_loaded_with_what_the_settings_say(live_s
     assert {k: described[k] for k in ("minWorkers", "maxWorkers", "batchSize", "responseTimeout", "loadedAtStartup")} == {
         "minWorkers": 2, "maxWorkers": 3, "batchSize": 4, "responseTimeout": 60, "loadedAtStartup": True,
     }  # fmt: skip
-
-
-class Host:
-    """Serves archives over HTTP; `meanwhile` is called before the first one is given out."""
-
-    def __init__(self, folder, meanwhile=lambda: None):
-        self.files = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(self.Handler, directory=str(folder), host=self)
-        )
-        self.meanwhile = meanwhile
-        self.url = f"http://127.0.0.1:{self.files.server_port}"
-        threading.Thread(target=self.files.serve_forever, daemon=True).start()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args, host, **kw):
-            self.host = host
-            super().__init__(*args, **kw)
-
-        def do_GET(self):
-            self.host.meanwhile()
-            super().do_GET()
 
 
 def test_while_models_are_fetched_at_start_the_server_is_not_ready(live_server):

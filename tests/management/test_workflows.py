@@ -16,6 +16,8 @@ from flambeau.management.errors import ModelConflict
 from flambeau.management.serving import Registration
 from flambeau.management.workflows import Workflows
 
+from ..conftest import Host
+
 FUNCTIONS = """
 def clean(data, context):
     return data and [row["body"].decode().strip().encode() for row in data]
@@ -176,6 +178,24 @@ def test_a_workflow_that_fails_leaves_no_download_of_its_other_models(run, war, 
         assert plane.control.pools == {}
 
     run(story)
+
+
+def test_a_downloaded_workflow_leaves_the_store_with_its_end_or_when_it_fails(live_server, war, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    war({"clean": ["upper"]}, elsewhere, models=("upper",))
+    host = Host(elsewhere)
+    server = live_server(allowed_urls=f"{host.url}/wf.war")
+    register = ("POST", f"{server.client.management}/workflows?url={host.url}/wf.war")
+
+    assert ask(*register)[0] == 404  # it wants a model that is not there
+    assert not (server.store / "wf.war").exists()
+
+    server.archive("upper", UPPER)
+    assert ask(*register)[0] == 200
+    assert (server.store / "wf.war").exists()
+    assert ask("DELETE", f"{server.client.management}/workflows/wf")[0] == 200
+    assert not (server.store / "wf.war").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`import ts` in old handlers: TorchServe's names, found in `compat/ts`, and only by who asks for them.
 
-A module `ts` in the model's own folder goes first. Not for: the names themselves.
+A module `ts` in the model's own folder goes first. What a handler starts finds the names as it does: processes of
+multiprocessing get its import path, others PYTHONPATH. Not for: the names themselves.
 """
 
 import os
@@ -23,5 +24,14 @@ class Finder:
 
 
 def install() -> None:
+    """In a worker, whose import path begins with the model's folder."""
     if Finder not in sys.meta_path:
         sys.meta_path.insert(0, Finder)
+        sys.path.insert(1, HOME)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), HOME)))
+
+
+def offer() -> None:
+    """In the tests of old handlers, for a conftest.py: `ts` is ours where no TorchServe is installed."""
+    if HOME not in sys.path:
+        sys.path.append(HOME)

@@ -1,8 +1,12 @@
 """Handlers written for TorchServe: what they import, and what of it works."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from .worker_client import config_of, running
+from .worker_client import ROOT, config_of, running
 
 NAMES = """
 from ts.async_service import nothing
@@ -81,6 +85,51 @@ def test_a_models_own_module_of_that_name_goes_first(tmp_path):
 
 def test_nothing_of_the_server_is_on_a_models_import_path(importing):
     assert "No module named 'archiver'" in importing.ask(b"import archiver", kind="text/plain").text
+
+
+STARTING = """
+import multiprocessing, subprocess, sys
+
+def seen(queue):
+    from ts.context import Context
+    queue.put(Context.__name__)
+
+def handle(rows, context):
+    if rows is None:
+        return
+    code = "from ts.torch_handler.base_handler import BaseHandler; print(BaseHandler.__name__)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    spawning = multiprocessing.get_context("spawn")
+    queue = spawning.Queue()
+    process = spawning.Process(target=seen, args=(queue,))
+    process.start()
+    return [[child.stdout + child.stderr, queue.get(timeout=50)]]
+"""
+
+
+def test_processes_that_a_handler_starts_find_the_names_too(tmp_path):
+    with running(config_of(tmp_path, STARTING)) as worker:
+        assert worker.peer.ask(b"{}").json() == ["BaseHandler\n", "Context"]
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["alone", "beside TorchServe"])
+def test_tests_of_old_handlers_may_ask_for_the_names(tmp_path, installed):
+    if installed:
+        (tmp_path / "ts").mkdir()
+        (tmp_path / "ts" / "__init__.py").touch()
+        (tmp_path / "ts" / "context.py").write_text("class Context: __module__ = 'theirs'")
+    asking = "from flambeau.handlers.torchserve_names import offer; offer()"
+    code = f"{asking}; from ts.context import Context; print(Context.__module__)"
+
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (run.stdout, run.stderr) == ("theirs\n" if installed else "ts.context\n", "")
 
 
 METRICS = """

@@ -1,5 +1,6 @@
 """OpenAI's API on every model with a text engine: /v1/models, /v1/completions, /v1/chat/completions, /v1/embeddings, and the
-routes that its clients use beside them: /tokenize, /detokenize, /tokenizer_info.
+routes that its clients use beside them: /tokenize, /detokenize, /tokenizer_info. Clients of TorchServe's LLM launcher find them
+below /predictions/{model}/{version}.
 
 Bodies are read by `openai_schema`, answers worded by `openai_answers`; this is the HTTP between them. Errors come in OpenAI's
 envelope, whatever raised them.
@@ -20,7 +21,17 @@ from . import generating, openai_text
 from . import openai_body as body
 from . import openai_schema as schema
 from .dispatch import ModelQueue
-from .errors import ModelError, ModelNotFound, QueueFull, RequestError, Unauthorized, brief, headers_of, status_of
+from .errors import (
+    MethodNotAllowed,
+    ModelError,
+    ModelNotFound,
+    QueueFull,
+    RequestError,
+    Unauthorized,
+    brief,
+    headers_of,
+    status_of,
+)
 from .exchange import Exchange
 from .models import Models
 from .openai_body import Invalid
@@ -73,6 +84,8 @@ def guarded(
     async def wrapped(request: Request) -> None:
         try:
             await handler(request)
+        except MethodNotAllowed:
+            raise  # the path is none of this API's
         except (Invalid, RequestError) as error:
             status, words, headers = failure(error, options)
             if request.started:  # a stream: the error is its last event, and the missing [DONE] tells
@@ -201,6 +214,23 @@ class OpenAI:
             200, dict(answer.info) | {"vocab_size": answer.vocab_size, "max_model_len": answer.max_model_len}
         )
 
+    async def below_predictions(self, request: Request) -> None:
+        """TorchServe's place for a language model's routes: /predictions/{model}/{version}/v1/…"""
+        match request.rest.split("/"):
+            case [name, version, "v1", *rest] if name:
+                queue = self._models.find(name, version)
+            case _:
+                raise MethodNotAllowed()
+        match "/".join(rest):
+            case "models":
+                await request.answer(200, {"object": "list", "data": [self._described(name)]})
+            case "completions":
+                await openai_text.answer(self._models, request, schema.completion(request.body), queue)
+            case "chat/completions":
+                await openai_text.answer(self._models, request, schema.chat(request.body), queue)
+            case _:
+                await self.unknown(request)
+
     async def unknown(self, request: Request) -> None:
         """Anything else below /v1, which only this API's clients ask for."""
         raise Invalid(f"There is no {request.method} {brief(request.path)} here.", status=404)
@@ -241,7 +271,8 @@ def routes(models: Models, options: FrontendOptions) -> list[Route]:
         ("POST", "/detokenize", api.detokenize),
         ("GET", "/tokenizer_info", api.tokenizer_info),
     ]
-    return [
+    found = [
         Route(method, path, guarded(handler, options), model_in_body=True, client_names_request=True)
         for method, path, handler in table
     ]
+    return [*found, Route("*", "/predictions/", guarded(api.below_predictions, options))]

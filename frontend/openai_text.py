@@ -26,9 +26,11 @@ PROMPTS_AT_ONCE = 32  # of one request; the rest wait here, so that one client d
 EVENTS_AHEAD = 64  # of all prompts, while the client reads slowly
 
 
-async def answer(models: Models, request: Request, wanted: TextRequest) -> None:
-    request.may_use(wanted.model)
-    queue = models.find(wanted.model)
+async def answer(models: Models, request: Request, wanted: TextRequest, queue: ModelQueue | None = None) -> None:
+    """By `queue`'s model, whatever the body calls it; None: the body's."""
+    if queue is None:
+        request.may_use(wanted.model)
+        queue = models.find(wanted.model)
     if wanted.streaming.wanted:
         await stream(models, queue, request, wanted)
     else:

@@ -22,6 +22,10 @@ def target(models: Models, url: bytes, options: FrontendOptions) -> Target | Non
     if options.predict_route is not None and raw_path == options.predict_route.encode():
         raw_path = b"/invocations"
     match [unquote(part) for part in raw_path.decode("latin-1").split("/")[1:]]:
+        case ["predictions", name, version, "v1", *_] if (
+            name and "generate" in models.find(name, version).route.capabilities
+        ):
+            return None  # OpenAI's paths below a language model's: `openai` has them
         case ["predictions", name, *rest] if name:
             return _with_version(models, "predict", name, rest)
         case ["explanations", name, *rest] if name:

@@ -32,10 +32,10 @@ READY_MADE = {
     "embedding": ("embedding", "Embedding"),
     "scoring": ("scoring", "Scoring"),
     "text_stream": ("text_stream", "TextStream"),
+    "vllm_handler": ("vllm_handler", "VllmHandler"),
 }
 
 MISSING = {
-    "vllm_handler": "use the ready-made handler text_generation or chat, whose engine batches continuously",
     "trt_llm_handler": "TensorRT-LLM is not supported; use the ready-made handler text_generation or chat",
     "dali_image_classifier": "NVIDIA DALI is not supported; use image_classifier",
 }

@@ -51,6 +51,25 @@ def test_one_prompt_means_the_same_to_every_api(server, client):
     assert by_helm["choices"][0]["text"] == by_falcon.text.removesuffix("<|endoftext|>") == by_openai
 
 
+def test_torchserves_place_for_a_language_models_routes(server):
+    """Of an archive as its launcher made them; the body names the model by its name on the hub."""
+    server.archive("llm", model_name="llm", yaml="handler: {engine: mock, vllm_engine_config: {max_num_seqs: 4}}")
+    manifest = server.store / "llm" / "MAR-INF" / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace("handler.py", "vllm_handler"))
+    server.client.register("llm", initial_workers=1)
+    body = {"model": "meta-llama/Llama", "max_tokens": 4}
+    url = f"{server.client.inference}/predictions/llm/1.0/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        chunks = list(client.chat.completions.create(**body, messages=[{"role": "user", "content": "hi"}], stream=True))
+
+        assert len(client.completions.create(**body, prompt="Once").choices[0].text) == 4
+        assert [model.id for model in client.models.list()] == ["llm"]
+        with pytest.raises(openai.NotFoundError):
+            client.embeddings.create(model="llm", input="x")
+    assert len("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)) == 4
+    server.client.unregister("llm")
+
+
 def test_what_the_engine_did_is_among_the_metrics(server, client):
     client.completions.create(model="m", prompt="hello", max_tokens=5)
 

@@ -33,13 +33,13 @@ def test_an_archive_that_will_run_has_no_errors(tmp_path, handler):
 @pytest.mark.parametrize(("made", "complaint"), [
     pytest.param({"handler": "gone.py"}, "the archive has no file gone.py", id="a handler that is not there"),
     pytest.param({"handler": "gone"}, "neither a file of the archive, nor a ready-made", id="a name that nobody has"),
-    pytest.param({"handler": "vllm_handler"}, "use the ready-made handler text_generation", id="one that we have not"),
+    pytest.param({"handler": "trt_llm_handler"}, "use the ready-made handler text_generation", id="one that we have not"),
     pytest.param({"handler": "vision_handler"}, "neither a file of the archive", id="a module that is no handler"),
     pytest.param({"handler": "labels"}, "neither a file of the archive", id="a module of our own"),
     pytest.param(
         {"source": "from ts.torch_handler.densenet_handler import X\n"}, "needs torchvision", id="an import that fails"
     ),
-    pytest.param({"source": "from ts.torch_handler import vllm_handler\n"}, "vllm_handler is not supported", id="a member"),
+    pytest.param({"source": "from ts.torch_handler import vllm_handler\n"}, "vLLM's handler can't be subclassed", id="a member"),
     pytest.param({"source": "from ts.secret.thing import X\n"}, "line 1: ts.secret.thing is not among", id="an unknown import"),
     pytest.param({"source": "def handle(:\n"}, "Python can't read it", id="broken Python"),
 ])  # fmt: skip

@@ -1,5 +1,6 @@
 """ts.torch_handler.vllm_handler"""
 
 raise ImportError(
-    "vllm_handler is not supported: the ready-made handlers text_generation and chat bring an engine of their own"
+    "vLLM's handler can't be subclassed here: archive with the ready-made vllm_handler, or subclass "
+    "flambeau.handlers.text_generation.TextGeneration"
 )

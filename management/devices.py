@@ -19,7 +19,22 @@ def visible_gpus(environ: Mapping[str, str] = os.environ, devices: Path = Path("
     shown = environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None:
         return count_gpus(devices)
-    return min(count_gpus(devices), sum(1 for part in shown.split(",") if part.strip() not in ("", "-1")))
+    return min(count_gpus(devices), len(_named(shown)))
+
+
+def gpus_to_use(configured: int | None, environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """All that are visible, or the first `configured` of them. Where no device file tells (ROCm, WSL2), it is believed."""
+    found = visible_gpus(environ, devices)
+    if configured is None:
+        return found
+    shown = environ.get("CUDA_VISIBLE_DEVICES")
+    if count_gpus(devices):
+        return min(found, configured)
+    return configured if shown is None else min(configured, len(_named(shown)))
+
+
+def _named(shown: str) -> list[str]:
+    return [part for part in shown.split(",") if part.strip() not in ("", "-1")]
 
 
 class GpuRoundRobin:

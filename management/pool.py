@@ -5,6 +5,7 @@ versions there are, which is the registry's, nor for what callers are told, whic
 """
 
 import asyncio
+import logging
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from .serving import DEFAULT_RETRY_SECONDS
 from .settings import Settings
 from .worker_process import WorkerProcess, start_worker
 from .workers import Death, State, Worker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,10 @@ class Pool:
         gpus = (
             [] if config.deviceType == "cpu" else self._around.take_gpus(config.deviceIds or [], gpus_of_a_worker(config))
         )
+        if config.deviceType == "gpu" and not gpus:
+            logger.warning(
+                "Model %s wants a GPU and gets none: none is seen; number_of_gpu tells how many there are", self.label
+            )
         retry = config.maxRetryTimeoutInSec
         return Worker(
             self._around.next_worker_id(),

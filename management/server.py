@@ -17,7 +17,7 @@ from .. import __version__
 from . import addresses, guard, sockets
 from .control import ControlPlane
 from .data_plane import accepting, grpc_process, http_master, write_options
-from .devices import GpuRoundRobin, visible_gpus
+from .devices import GpuRoundRobin, gpus_to_use
 from .environment import child_environment, worker_environment
 from .errors import ManagementError
 from .interfaces import Interfaces, open_sockets
@@ -232,14 +232,13 @@ class Server:
     def _control_plane(self) -> ControlPlane:
         settings, path = self._settings, self._runtime.path
         ids = iter(range(settings.initial_worker_port, sys.maxsize))
-        gpus = visible_gpus() if settings.number_of_gpu is None else min(visible_gpus(), settings.number_of_gpu)
         around = Surroundings(
             settings=settings,
             children=self._children,
             sockets=str(path / "workers"),
             environment=worker_environment(os.environ, settings.blacklist_env_vars),
             next_worker_id=lambda: str(next(ids)),
-            take_gpus=GpuRoundRobin(gpus).take,
+            take_gpus=GpuRoundRobin(gpus_to_use(settings.number_of_gpu)).take,
             changed=lambda: self.control.publish(),
             log_line=self.logs.model_line,
             on_metric=self.measuring.from_handler,

@@ -108,7 +108,9 @@ class Settings:
     install_py_dep_per_model: bool = _is(False, "install an archive's requirements.txt into a folder of the model's own")
     initial_worker_port: int = _is(9000, "the first worker's id", minimum=1)
     initial_distribution_port: int = _is(29500, "accepted; processes that compute together meet at a free port", minimum=1)
-    number_of_gpu: int | None = _is(None, "GPUs to use; all when not given", minimum=0)
+    number_of_gpu: int | None = _is(
+        None, "GPUs to use; all of NVIDIA's when not given. ROCm and WSL2 need it: there no device file tells", minimum=0
+    )
     max_archive_size: int = _is(20 << 30, "bytes an archive may unpack to", minimum=1)
     max_archive_members: int = _is(100_000, "files and folders an archive may hold", minimum=1)
     # -- requests

@@ -16,7 +16,7 @@ from ..archiver.errors import ArchiveError
 from ..archiver.unpack import ARCHIVE_SUFFIXES
 from . import addresses
 from .control import ControlPlane
-from .devices import visible_gpus
+from .devices import gpus_to_use
 from .errors import ManagementError, ModelConflict, SettingsError
 from .platforms import settings_of
 from .serving import Registration
@@ -143,7 +143,8 @@ def registrations(settings: Settings, plan: Plan) -> list[Registration]:
     if settings.model_snapshot and not plan.models:
         return _of_snapshot(json.loads(settings.model_snapshot))
     details = json.loads(settings.models or "{}")
-    workers = settings.default_workers_per_model or visible_gpus() or min(os.cpu_count() or 1, MOST_DEFAULT_WORKERS)
+    workers = settings.default_workers_per_model or gpus_to_use(settings.number_of_gpu)
+    workers = workers or min(os.cpu_count() or 1, MOST_DEFAULT_WORKERS)
     found = []
     for name, url in _named(plan.models, plan.model_store):
         facts = _facts(details, name, url)

@@ -21,6 +21,7 @@ from . import description, oip, openai, sax, text_api, torchserve, workflows
 from .access_log import AccessLog
 from .connection import Connection
 from .control import Control
+from .dispatch import SequenceHeaders
 from .errors import MethodNotAllowed, NotFound, RequestError
 from .exchange import FIXED, Exchange
 from .gate import Gate
@@ -68,6 +69,7 @@ class App:
             options.stream_buffer_bytes,
             tally_of(runtime, options),
             options.busy_poll_seconds,
+            SequenceHeaders.of(options),
         )
         self._gate = Gate(runtime, options)
         found = [route for routes in PROTOCOLS for route in routes(self.models, options)]

@@ -6,19 +6,35 @@ at once. Not for: finding the model, which is `models`.
 """
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ..management.routing import ModelRoute, Replica
 from .dial import Dialler
-from .errors import ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, WorkerDied
+from .errors import ClientTimeout, ModelNotFound, NoTicket, NoWorker, QueueFull, RequestError, WorkerDied
 from .link import Call, Link
 from .lookout import Lookout
 from .metrics import ModelMetrics
+from .options import FrontendOptions
 from .tally import Count
 
 TELL_WITHIN_SECONDS = 0.5  # of a worker's death; so long we wait to hear how it died
+
+
+class SequenceHeaders(NamedTuple):
+    """The headers of models with sequence batching, in small letters."""
+
+    id: bytes = b"ts_request_sequence_id"
+    start: bytes = b"ts_request_sequence_start"
+
+    @classmethod
+    def of(cls, options: FrontendOptions) -> "SequenceHeaders":
+        return cls(options.sequence_id_header.lower().encode(), options.sequence_start_header.lower().encode())
 
 
 class ModelQueue:
@@ -32,9 +48,11 @@ class ModelQueue:
         dialler: Dialler,
         lookout: Lookout,
         count: Count | None = None,
+        sequence_headers: SequenceHeaders | None = None,
     ) -> None:
         self.route = route
         self.by_sequence = False
+        self.sequence_headers = sequence_headers or SequenceHeaders()
         self.metrics = metrics
         self.waiting: deque[Call] = deque()
         self.outstanding = 0  # waiting here or in flight
@@ -52,10 +70,10 @@ class ModelQueue:
 
     # requests
 
-    def submit(self, call: Call, sequence: bytes | None = None) -> None:
+    def submit(self, call: Call) -> None:
         """Sends it, or lets it wait; one of the errors of `errors` when it can do neither.
 
-        The requests of a `sequence` go to one worker, which orders them.
+        The requests of a sequence go to one worker, which orders them; one that names none begins its own.
         """
         self.metrics.arrived += 1
         full = (self.outstanding if self._count is None else self._count.total()) >= self._limit
@@ -65,6 +83,9 @@ class ModelQueue:
         if self._count is not None:
             self._count.add(1)
         now = call.submitted = self._loop.time()
+        if timeout := self.route.client_timeout_seconds:
+            call.timer = self._loop.call_later(timeout, self._too_late, call, timeout)
+        sequence = self._sequence_of(call) if self.by_sequence else None
         call.again = self._idempotent and sequence is None
         if sequence is not None and self._open:
             self._worker_of(sequence).send(call, now)
@@ -74,8 +95,21 @@ class ModelQueue:
             self.waiting.append(call)
         self.metrics.pending(self.outstanding, len(self.waiting))
 
+    def _too_late(self, call: Call, seconds: float) -> None:
+        self.cancel(call)
+        call.failed(ClientTimeout(seconds))
+
+    def _sequence_of(self, call: Call) -> bytes:
+        headers, request = self.sequence_headers, call.request
+        if given := next((value for name, value in request.headers if name.lower() == headers.id), b""):
+            return given
+        made = f"ts-seq-{uuid.uuid4()}".encode()
+        call.request = replace(request, headers=[*request.headers, (headers.id, made), (headers.start, b"true")])
+        return made
+
     def cancel(self, call: Call) -> None:
         """The client has left: what waits is never run, what runs is told to stop."""
+        call.stop_timer()
         if call.cancelled:
             return
         self.metrics.cancelled += 1

@@ -40,7 +40,7 @@ _RESPONSE, _CHUNK = int(Kind.RESPONSE), int(Kind.CHUNK)
 class Call:
     """One request to a worker, from the queue to its last frame; subclasses say what becomes of the frames."""
 
-    __slots__ = ("again", "body", "cancelled", "id", "link", "request", "sent", "submitted")
+    __slots__ = ("again", "body", "cancelled", "id", "link", "request", "sent", "submitted", "timer")
 
     def __init__(self, request: RequestHead, body: bytes | bytearray | memoryview) -> None:
         self.request = request
@@ -51,6 +51,7 @@ class Call:
         self.sent = 0.0
         self.cancelled = False
         self.again = False  # another worker may run it when this one dies; its body is kept so long
+        self.timer: asyncio.TimerHandle | None = None  # of clientTimeoutInMills, until an answer begins
 
     def answered(self, head: ResponseHead, body: memoryview) -> None:
         """The whole answer."""
@@ -70,6 +71,11 @@ class Call:
     def failed(self, error: RequestError) -> None:
         """No (further) answer will come."""
         raise NotImplementedError
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class Owner(Protocol):

@@ -15,7 +15,7 @@ from types import TracebackType
 from ..handlers.protocol import RequestHead, ResponseHead
 from ..management.routing import RouteReader, Table
 from .dial import Dialler
-from .dispatch import ModelQueue
+from .dispatch import ModelQueue, SequenceHeaders
 from .errors import (
     ModelError,
     ModelNotFound,
@@ -47,6 +47,7 @@ class Models:
         backlog_bytes: int = 1 << 20,
         tally: Tally | None = None,
         busy_poll_seconds: float = 0.0,
+        sequence_headers: SequenceHeaders | None = None,
     ) -> None:
         self.table = Table()
         self.max_response_bytes = max_response_bytes
@@ -57,6 +58,7 @@ class Models:
         self._stalled = stalled
         self._wake = wake
         self._tally = tally
+        self._sequence_headers = sequence_headers
         self._queues: dict[tuple[str, str], ModelQueue] = {}
         self.refresh()
 
@@ -75,7 +77,13 @@ class Models:
             else:
                 count = self._tally.of(*key) if self._tally else None
                 self._queues[key] = ModelQueue(
-                    route, self._metrics.model(*key), self._stalled, self._dialler, self._lookout, count
+                    route,
+                    self._metrics.model(*key),
+                    self._stalled,
+                    self._dialler,
+                    self._lookout,
+                    count,
+                    self._sequence_headers,
                 )
 
     def find(self, name: str, version: str | None = None) -> ModelQueue:
@@ -261,11 +269,13 @@ class Stream(Call):
         self._wake()
 
     def failed(self, error: RequestError) -> None:
+        self.stop_timer()
         self._finished = True
         self._error = error
         self._wake()
 
     def _observe(self, head: ResponseHead) -> None:
+        self.stop_timer()
         now = asyncio.get_running_loop().time()
         self._queue.metrics.observe(
             head.status, now - self._entered, self.sent - self.submitted + head.queue_seconds, head.handler_seconds

@@ -54,6 +54,7 @@ class FrontendOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     jwt: JwtOptions | None = None  # requests must bear a JSON web token instead
     token_status: Literal[401, 400] = 401  # of a missing or wrong key; TorchServe says 400
     sequence_id_header: str = "ts_request_sequence_id"  # of models with sequence batching
+    sequence_start_header: str = "ts_request_sequence_start"
     same_port: bool = False  # management routes are passed on to `<runtime>/control.sock`
     predict_route: str | None = None  # Vertex AI's AIP_PREDICT_ROUTE, an alias of /invocations
     health_route: str | None = None  # Vertex AI's AIP_HEALTH_ROUTE, an alias of /ping

@@ -4,13 +4,11 @@ No task and no future: the connection calls `predict()`, the link calls back. No
 is `torchserve`.
 """
 
-import asyncio
 from dataclasses import dataclass
 
 from ..handlers.protocol import RequestHead, ResponseHead
 from .dispatch import ModelQueue
 from .errors import (
-    ClientTimeout,
     NoWorker,
     QueueFull,
     RequestError,
@@ -45,27 +43,19 @@ def predict(exchange: Exchange, target: Target, options: FrontendOptions) -> Non
     call = Prediction(request, exchange, queue, options)
     exchange.on_leave = call.left
     try:
-        queue.submit(call, sequence_of(exchange, options) if queue.by_sequence else None)
+        queue.submit(call)
     except NoWorker:
         raise NoWorker(queue.route.name, target.version) from None
-    if timeout := queue.route.client_timeout_seconds:
-        call.timer = asyncio.get_running_loop().call_later(timeout, call.timed_out, timeout)
-
-
-def sequence_of(exchange: Exchange, options: FrontendOptions) -> bytes | None:
-    wanted = options.sequence_id_header.lower().encode()
-    return next((value for name, value in exchange.headers if name.lower() == wanted), None)
 
 
 class Prediction(Call):
-    __slots__ = ("_exchange", "_options", "_queue", "timer")
+    __slots__ = ("_exchange", "_options", "_queue")
 
     def __init__(self, request: RequestHead, exchange: Exchange, queue: ModelQueue, options: FrontendOptions) -> None:
         super().__init__(request, exchange.body)
         self._exchange = exchange
         self._queue = queue
         self._options = options
-        self.timer: asyncio.TimerHandle | None = None
 
     def answered(self, head: ResponseHead, body: memoryview) -> None:
         self._observe(head)
@@ -93,30 +83,20 @@ class Prediction(Call):
             self._exchange.finish()
 
     def failed(self, error: RequestError) -> None:
-        self._stop_timer()
+        self.stop_timer()
         if self._exchange.status:
             self._exchange.cut()
         else:
             respond(self._exchange, error, self._options)
 
     def left(self) -> None:
-        self._stop_timer()
         self._queue.cancel(self)
 
-    def timed_out(self, seconds: float) -> None:
-        if not self._exchange.status:
-            self._queue.cancel(self)
-            self.failed(ClientTimeout(seconds))
-
     def _observe(self, head: ResponseHead) -> None:
-        self._stop_timer()
+        self.stop_timer()
         self._queue.metrics.observe(
             head.status, self._exchange.seconds(), self.sent - self.submitted + head.queue_seconds, head.handler_seconds
         )
-
-    def _stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 def respond(exchange: Exchange, error: RequestError, options: FrontendOptions) -> None:

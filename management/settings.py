@@ -132,7 +132,7 @@ class Settings:
     ts_open_inference_protocol: bool = _is(False, "accepted; the /v2 routes are always served")
     ts_header_key_sequence_id: str = _is("ts_request_sequence_id", "header that names a request's sequence")
     ts_header_key_sequence_start: str = _is(
-        "ts_request_sequence_start", "accepted; the first request of an id starts its sequence"
+        "ts_request_sequence_start", "header that the first request of a sequence gets whose id we made"
     )
     ts_header_key_sequence_end: str = _is(
         "ts_request_sequence_end", "accepted; nothing is kept for a sequence that could end"

@@ -37,6 +37,7 @@ def frontend_options(
         "jwt": msgspec.to_builtins(access.jwt),
         "token_status": refusal_status(settings),
         "sequence_id_header": settings.ts_header_key_sequence_id,
+        "sequence_start_header": settings.ts_header_key_sequence_start,
         "same_port": inference in others,
         "predict_route": os.environ.get("AIP_PREDICT_ROUTE"),
         "health_route": os.environ.get("AIP_HEALTH_ROUTE"),

@@ -46,22 +46,25 @@ class Inference:
     async def stream_predictions_2(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """One call for a whole sequence; what goes wrong with one request does not end the others."""
         async for request in requests:
+            sequence_id = request.sequence_id or f"ts-seq-{uuid.uuid4()}"
             try:
-                async with self._stream(request, sequence_id=request.sequence_id) as stream:
+                async with self._stream(request, sequence_id, begins=not request.sequence_id) as stream:
                     async for chunk in stream:
-                        yield self._response(prediction=chunk, sequence_id=request.sequence_id)
+                        yield self._response(prediction=chunk, sequence_id=sequence_id)
             except RequestError as error:
-                answer = self._response(sequence_id=request.sequence_id)
+                answer = self._response(sequence_id=sequence_id)
                 answer.status.code = code_of(status_of(error)).value[0]
                 answer.status.message = str(error)
                 yield answer
 
-    def _stream(self, request: Any, sequence_id: str = "") -> Stream:
+    def _stream(self, request: Any, sequence_id: str = "", begins: bool = False) -> Stream:
         if not request.model_name:
             raise BadRequest("Parameter model_name is required.")
         queue = self._models.find(request.model_name, request.model_version or None)
         body, content_type = form_data(dict(request.input))
         headers = [(b"Content-Type", content_type)]
         if sequence_id:
-            headers.append((b"ts_request_sequence_id", sequence_id.encode()))
+            headers.append((queue.sequence_headers.id, sequence_id.encode()))
+        if begins:
+            headers.append((queue.sequence_headers.start, b"true"))
         return self._models.stream(queue, "predict", body, request_id=str(uuid.uuid4()), headers=headers)

@@ -14,6 +14,7 @@ import grpc
 import uvloop
 
 from ..control import Control
+from ..dispatch import SequenceHeaders
 from ..gate import Gate
 from ..metrics import Metrics
 from ..metrics_log import MetricsLog
@@ -60,6 +61,7 @@ async def serve(runtime: Path, inference: str, management: str) -> None:
         options.max_response_bytes,
         options.stream_buffer_bytes,
         tally_of(runtime, options),
+        sequence_headers=SequenceHeaders.of(options),
     )
     checks = [KeyCheck(Gate(runtime, options))] if options.authorizes else []
     servers = [

@@ -17,7 +17,7 @@ class FakeWorker:
         self.worker_id = worker_id
         self.credit = credit
         self.hello = hello
-        self.answer: Callable[[bytes], bytes] | None = None  # instead of what the bodies say
+        self.answer: Callable[[bytes], bytes | None] | None = None  # instead of what the bodies say; None: none ever
         self.requests: list[tuple[RequestHead, bytes]] = []
         self.cancelled: list[int] = []
         self.held: list[tuple[asyncio.StreamWriter, int, bytes]] = []  # requests of "hold", answered by release()
@@ -44,7 +44,8 @@ class FakeWorker:
     def _request(self, writer: asyncio.StreamWriter, id: int, head: RequestHead, body: bytes) -> None:
         self.requests.append((head, body))
         if self.answer is not None:
-            writer.write(pack(Kind.RESPONSE, id, ResponseHead(), self.answer(body)))
+            if (said := self.answer(body)) is not None:
+                writer.write(pack(Kind.RESPONSE, id, ResponseHead(), said))
             return
         wish = json.loads(body) if body.startswith(b'{"do"') else {}
         match wish.get("do"):

@@ -304,18 +304,41 @@ def test_requests_wait_for_a_worker_that_is_on_its_way(run):
     run(scenario)
 
 
-def test_a_request_that_waits_longer_than_the_client_timeout_is_told(run):
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/predictions/m", HOLD), ("/v2/models/m/infer", HOLD), ("/v1/completions", b'{"model": "m", "prompt": "x"}')],
+)
+def test_a_request_that_waits_longer_than_the_client_timeout_is_told(run, path, body):
     async def scenario(plane):
         worker = await plane.worker()
+        worker.answer = lambda body: None  # never
         plane.publish(worker, client_timeout_seconds=0.1)
         client = await plane.client()
 
-        answer = await client.ask("/predictions/m", HOLD)
+        answer = await client.ask(path, body)
 
         assert answer.status == 504
         await until(lambda: worker.cancelled)
 
     run(scenario)
+
+
+@pytest.mark.parametrize("path", ["/predictions/m", "/v2/models/m/infer"])
+def test_a_request_without_a_sequence_begins_one(run, path):
+    async def scenario(plane):
+        worker = await plane.worker()
+        plane.publish(worker, model_yaml={"sequenceBatching": True})
+        client = await plane.client()
+
+        await client.ask(path, b"x", headers={"My-Sequence": "mine"})
+        await client.ask(path, b"x")
+
+        (given, _), (made, _) = worker.requests
+        assert [value for name, value in given.headers if name.lower() == b"my-sequence"] == [b"mine"]
+        added = dict(made.headers)
+        assert added[b"my-sequence"].startswith(b"ts-seq-") and added[b"my-start"] == b"true"
+
+    run(scenario, sequence_id_header="My-Sequence", sequence_start_header="My-Start")
 
 
 def test_the_requests_of_a_sequence_go_to_one_worker(run):

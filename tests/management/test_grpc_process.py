@@ -95,6 +95,22 @@ def test_answers_stream_one_way_and_both(server):
     ]  # fmt: skip
 
 
+def test_a_stream_without_a_sequence_begins_one_at_every_request(server):
+    code = """
+def handle(rows, context):
+    return rows and [f"{context.get_sequence_id(0)} {context.get_request_header(0, 'ts_request_sequence_start')}"]
+"""
+    server.archive("sequence", code, yaml="sequenceBatching: true")
+    server.management.RegisterModel(url="sequence", initial_workers=1, synchronous=True)
+    request = {"model_name": "sequence", "input": {"data": b"x"}}
+
+    given, made = server.inference.StreamPredictions2(request | {"sequence_id": "s"}, request)
+
+    assert (given.sequence_id, given.prediction) == ("s", b"s None")
+    assert made.sequence_id.startswith("ts-seq-")
+    assert made.prediction == f"{made.sequence_id} true".encode()
+
+
 def test_tritons_client_infers(server):
     server.archive("double", DOUBLE)
     server.management.RegisterModel(url="double", initial_workers=1, synchronous=True)

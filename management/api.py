@@ -24,6 +24,10 @@ Call = Callable[[Coroutine[Any, Any, Any]], Any]
 PROCESSING = {"status": "Processing worker updates..."}
 NOT_FOUND = "Requested resource is not found, please refer to API document."
 NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
+SSE_KMS = (
+    "s3_sse_kms: requests to http(s) URLs are not signed here. Register s3://BUCKET/KEY (the extra `s3`): boto3 signs its "
+    "requests, which is all that KMS asks for."
+)
 MAX_NUMBER = 2**31 - 1
 MAX_LISTED = 100
 
@@ -81,6 +85,8 @@ def management(
         asked = _parameters()
         if "url" not in asked:
             raise errors.BadRequest("Parameter url is required.")
+        if _flag(asked, "s3_sse_kms", default=False) and str(asked["url"]).lower().startswith(("http://", "https://")):
+            raise errors.BadRequest(SSE_KMS)
         wait = _flag(asked, "synchronous", default=True)
         scaled = call(control.register(_registration(asked), wait=wait))
         if scaled.workers and not wait:

@@ -25,7 +25,7 @@ REGISTER = [
     ("query", "startup_timeout", "integer", "Seconds a worker may take to load"),
     ("query", "initial_workers", "integer", "Workers to start"),
     SYNCHRONOUS,
-    ("query", "s3_sse_kms", "boolean", "The S3 object is encrypted by a key of KMS"),
+    ("query", "s3_sse_kms", "boolean", "The S3 object is encrypted by a key of KMS: only s3:// URLs"),
 ]
 LIST = [
     ("query", "limit", "integer", "Models in an answer, at most 100"),

@@ -118,3 +118,11 @@ def test_an_error_tells_no_more_than_its_message(server):
 
     assert response.status_code == 500
     assert response.json == {"code": 500, "type": "InternalServerException", "message": "Internal server error"}
+
+
+def test_an_encrypted_object_is_not_asked_for_without_a_signature(server):
+    asked = "/models?url=https://b.s3.eu.amazonaws.com/m.mar&s3_sse_kms=true"
+
+    response = server.client.post(asked, headers={"Authorization": f"Bearer {server.keys['management']}"})
+
+    assert (response.status_code, response.json["message"]) == (400, api.SSE_KMS)

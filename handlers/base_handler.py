@@ -6,6 +6,7 @@ AOTInductor file. torch is imported when a model is loaded, not before. Subclass
 
 import logging
 import os
+import tempfile
 import time
 from typing import Any
 
@@ -90,6 +91,8 @@ class BaseHandler:
         self.context = context
         if self._is_describe():
             return [self.describe_handle()]
+        if os.environ.get("ENABLE_TORCH_PROFILER"):
+            return self._infer_with_profiler(data)[0]
         model_input = self.preprocess(data)
         if self._is_explain():
             return self.explain_handle(model_input, data)
@@ -97,6 +100,29 @@ class BaseHandler:
         if context.metrics is not None:
             context.metrics.sample_time("HandlerTime", time.monotonic() - started)
         return answers
+
+    def _infer_with_profiler(self, data: list[Any]) -> tuple[list[Any], Any]:
+        """The answers, and torch's profile of how they came; a trace of each batch lies below /tmp/pytorch_profiler.
+
+        `profiler_args`, which a subclass may fill, are torch.profiler.profile's."""
+        from torch import profiler
+
+        folder = os.path.join(tempfile.gettempdir(), "pytorch_profiler", self.context.model_name)
+        arguments = {"record_shapes": True} | self.profiler_args
+        arguments.setdefault("on_trace_ready", profiler.tensorboard_trace_handler(folder))
+        with profiler.profile(**arguments) as profile:
+            with profiler.record_function("preprocess"):
+                answers = self.preprocess(data)
+            if self._is_explain():
+                with profiler.record_function("explain"):
+                    answers = self.explain_handle(answers, data)
+            else:
+                with profiler.record_function("inference"):
+                    answers = self.inference(answers)
+                with profiler.record_function("postprocess"):
+                    answers = self.postprocess(answers)
+        logger.info("%s", profile.key_averages().table(sort_by="cpu_time_total", row_limit=10))
+        return answers, profile
 
     def explain_handle(self, data_preprocess: Any, raw_data: list[Any]) -> list[Any]:
         """Explanations by `get_insights(model input, the first row's data or body, target)`, which a subclass defines."""

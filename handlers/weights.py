@@ -93,7 +93,9 @@ def load_other(path: str, device: Any) -> Any:
         except ImportError:
             raise RuntimeError(f"{name}: onnxruntime is not installed") from None
         return onnxruntime.InferenceSession(path)
-    if path.endswith((".pt2", ".so")):
+    if path.endswith(".so"):
+        return _load_shared_library(path, str(device))
+    if path.endswith(".pt2"):
         try:
             return torch._inductor.aoti_load_package(path)
         except RuntimeError as error:
@@ -105,6 +107,24 @@ def load_other(path: str, device: Any) -> Any:
             f"{name}: safetensors hold weights alone; a model file (--model-file) with their class is needed"
         )
     raise RuntimeError(f"{name}: no weights that can be loaded; known: .pt .pth .safetensors .onnx .pt2 .so")
+
+
+def _load_shared_library(path: str, device: str) -> Any:
+    """What torch._export.aot_compile has made, as long as torch still loads it."""
+    import torch
+
+    name = os.path.basename(path)
+    if (load := getattr(torch._export, "aot_load", None)) is None:
+        raise RuntimeError(
+            f"{name}: torch {torch.__version__} loads no .so; make a .pt2 by torch._inductor.aoti_compile_and_package"
+        )
+    try:
+        return load(path, device)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{name} can't be loaded: it has to be compiled by torch._export.aot_compile of this torch ({torch.__version__}) "
+            f"for {device}"
+        ) from error
 
 
 def compile_options(pt2: Any) -> dict[str, Any] | None:

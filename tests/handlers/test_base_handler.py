@@ -1,6 +1,8 @@
 import io
 import json
+import logging
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -147,6 +149,38 @@ def test_a_compiled_model_answers_the_same(archive):
     assert factor_of(archive, modelFile="net.py", yaml={"pt2": {"compile": {"enable": True, "backend": "eager"}}}) == [
         [1.0, 2.0]
     ]
+
+
+def test_a_shared_library_is_torch_exports(archive, monkeypatch):
+    monkeypatch.setattr(torch._export, "aot_load", lambda path, device: lambda x: x * 2 if device == "cpu" else None)
+    assert factor_of(archive, serializedFile="net.so") == [[2.0, 4.0]]
+
+    monkeypatch.delattr(torch._export, "aot_load")
+    with pytest.raises(RuntimeError, match="aoti_compile_and_package"):
+        factor_of(archive, serializedFile="net.so")
+
+
+def test_a_file_that_is_no_shared_library_is_named(archive):
+    (archive / "net.so").write_bytes(b"none")
+
+    with pytest.raises(RuntimeError, match=r"net\.so can't be loaded"):
+        factor_of(archive, serializedFile="net.so")
+
+
+def test_torchs_profiler_leaves_a_trace_where_the_environment_asks_for_it(archive, tmp_path, monkeypatch, caplog):
+    (archive / "net.py").write_text(MODEL_FILE)
+    monkeypatch.setenv("ENABLE_TORCH_PROFILER", "true")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+
+    with caplog.at_level(logging.INFO):
+        assert factor_of(archive, modelFile="net.py") == [[1.0, 2.0]]
+
+    (trace,) = (tmp_path / "tmp" / "pytorch_profiler" / "m").iterdir()
+    assert {"preprocess", "inference", "postprocess"} <= {
+        e.get("name") for e in json.loads(trace.read_text())["traceEvents"]
+    }
+    assert "Self CPU time total" in caplog.text
 
 
 def test_describe_and_explain_go_their_own_way(archive):

@@ -57,7 +57,8 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
 def owns(url: bytes) -> bool:
     """Whether errors there have this API's words: everywhere below /v1 but at KServe's predictions."""
     path = unquote(url.partition(b"?")[0].decode("latin-1"), errors="replace")
-    return path in PATHS or (path.startswith("/v1/") and not path.endswith((":predict", ":explain")))
+    below = path.startswith("/v1/") or (path.startswith("/predictions/") and "/v1/" in path)
+    return path in PATHS or (below and not path.endswith((":predict", ":explain")))
 
 
 def refuse(exchange: Exchange, error: RequestError | None, options: FrontendOptions) -> None:
@@ -218,6 +219,7 @@ class OpenAI:
         """TorchServe's place for a language model's routes: /predictions/{model}/{version}/v1/…"""
         match request.rest.split("/"):
             case [name, version, "v1", *rest] if name:
+                request.may_use(name)
                 queue = self._models.find(name, version)
             case _:
                 raise MethodNotAllowed()

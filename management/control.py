@@ -234,7 +234,8 @@ class ControlPlane:
     async def _mend(self, record: VersionRecord) -> None:
         """Its archive may be back, or there may be room for it now."""
         key = record.name, record.version
-        if key not in self._outdated and self.broken.pop(key, None):
+        if key in self.broken and key not in self._outdated:
+            del self.broken[key]
             await self._restore(record)
 
     async def _restore(self, record: VersionRecord) -> None:

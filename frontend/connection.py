@@ -120,8 +120,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf or self._parser is None:
             return
-        self._read_bytes = size = len(data)
-        self._quiet_bytes += size
+        self._read_bytes = len(data)
+        self._quiet_bytes += self._read_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -132,9 +132,10 @@ class Connection(asyncio.Protocol):
                 self._refuse(BadRequest("Invalid HTTP message"))
         except httptools.HttpParserError:
             self._refuse(BadRequest("Invalid HTTP message"))
+        if self._url and not self._quiet_bytes:  # a head that began in this read goes on in the next
+            self._quiet_bytes = self._header_bytes(self._headers)
         most = self.front.options.max_header_bytes
-        endless = self._quiet_bytes > most or (size > most and self._header_bytes(self._headers) > most)
-        if endless and not self._deaf:
+        if self._quiet_bytes > most and not self._deaf:
             self._refuse(HeadersTooLarge(most))
 
     def pause_writing(self) -> None:
@@ -195,7 +196,7 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         if self._quiet_bytes or self._read_bytes > options.max_header_bytes:
             self._limit(exchange.headers)
-        self._quiet_bytes = 0
+        self._url, self._quiet_bytes = b"", 0
         if version not in (b"1.1", b"1.0"):
             self._stop(BadRequest("Invalid HTTP message: this server speaks HTTP/1.1"))
         if self._host is None and version == b"1.1":

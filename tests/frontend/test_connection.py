@@ -169,6 +169,19 @@ def test_a_head_of_many_reads_may_be_as_large_as_one_of_few(run):
     run(scenario)
 
 
+def test_a_request_line_is_too_long_however_it_is_cut(run):
+    async def scenario(plane):
+        client = await plane.client()
+        for begin in (b"GET /", b"a"):
+            client.writer.write(begin + b"a" * 40_000)
+            await until(lambda: not client.writer.transport.get_write_buffer_size())
+            await plane.client()  # a turn of the event loop or two
+
+        assert (await client.answer()).status == 431
+
+    run(scenario)
+
+
 def test_trailers_are_no_headers(run):
     async def scenario(plane):
         worker = await plane.worker()

@@ -11,12 +11,13 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 FEATURES = llvm.get_host_cpu_features()
-PAIRS = bool(FEATURES.get("avx512bf16"))  # multiplies pairs of 16 bits and adds them up in 32
+# Multiplies pairs of 16 bits and adds them up in 32; not where numba is told to compile for another processor.
+PAIRS = bool(FEATURES.get("avx512bf16")) and not (config.CPU_NAME or config.CPU_FEATURES)
 LANES = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx") else 4
 REGISTERS = 32 if FEATURES.get("avx512f") or not FEATURES.get("sse2") else 16
 SPARE = 2  # registers that hold no sum

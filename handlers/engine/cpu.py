@@ -39,7 +39,7 @@ def find(dtype: torch.dtype) -> Any:
 
         return compiled(BITS[dtype]) if PLACES == BLOCK else None
     except ImportError:
-        log.info("numba is not installed: attention, norms and small products are torch's, at about half the speed")
+        log.info("numba is not installed: attention, norms and products are torch's, at about half the speed")
         return None
 
 

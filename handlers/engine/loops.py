@@ -5,7 +5,7 @@ Attention reads each key once for all queries and stops where the text ends. Num
 hold their bits and are widened on the way. Every loop takes a range, so that several threads can share it, and holds no lock
 of the interpreter.
 
-Not for: choosing when these are used (`operations`).
+Not for: choosing when these are used (`cpu`).
 """
 
 from collections.abc import Callable

@@ -147,9 +147,8 @@ def _located(checkpoint: str, source: Source) -> str:
     if scheme == "file":
         return "/" + rest.lstrip("/")
     if not is_allowed(url, source.allowed_urls):
-        pattern = re.sub(
-            r"[+|]", ".", url
-        )  # what else a checkpoint's name may hold stands for itself, or for any character
+        # What else a checkpoint's name may hold stands for itself, or for any character.
+        pattern = re.sub(r"[+|]", ".", url)
         raise SaxError(
             "FailedPrecondition", f"checkpoint {url}: this machine's config.properties lacks allowed_urls={pattern}"
         )

@@ -5,12 +5,12 @@ Pure functions and small records; not for: HTTP, which is `sax`.
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from ..handlers.generation import GenerationRequest, SamplingParams
+from ..management.cell import names
 from ..management.cell.errors import invalid
 
 LOWEST = -1e30  # a score that is no number, or minus infinity: JSON has neither
@@ -23,8 +23,6 @@ EXTRA_INPUTS: dict[str, Any] = {  # of a language model that declares nothing el
     "seed": None,
     "stop": "",
 }
-WRITTEN_NUMBER = re.compile(r"\s*[+-]?\d{1,15}\s*", re.ASCII)
-MOST = 10**15  # nobody means a greater number
 WHOLE = frozenset({"per_example_max_decode_steps", "per_example_top_k", "seed"})
 
 
@@ -81,14 +79,12 @@ def text(given: Mapping[str, Any], name: str) -> str:
 
 def whole(given: Mapping[str, Any], name: str) -> int:
     """A whole number, also written as text or as 1.0."""
-    value = given.get(name)
     if name not in given:
         raise invalid(f"{name}: Field required")
-    if isinstance(value, str) and WRITTEN_NUMBER.fullmatch(value):
-        return int(value)
-    if isinstance(value, int | float) and _is_number(value) and value == int(value) and abs(value) <= MOST:
-        return int(value)
-    raise invalid(f"{name}: Input should be a valid integer")
+    value = names.whole_number(given[name])
+    if value is None:
+        raise invalid(f"{name}: Input should be a valid integer")
+    return value
 
 
 def suffixes(given: Mapping[str, Any]) -> list[str]:

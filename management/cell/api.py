@@ -3,13 +3,12 @@
 Not for: what users of Sax's HTTP server send, which `frontend.sax` words for them.
 """
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
-from . import overrides
+from . import names, overrides
 from .catalogue import Change
 from .cell import Cell
 from .errors import SaxError, invalid, not_found
@@ -17,8 +16,6 @@ from .messages import Report
 
 JOIN_SECONDS = 3.0  # a report is answered after so long though nothing has changed
 LONGEST_WAIT = 600.0
-WRITTEN_NUMBER = re.compile(r"\s*[+-]?\d{1,15}\s*", re.ASCII)
-MOST = 10**15  # nobody means a greater number
 
 Payload = dict[str, Any]
 
@@ -132,11 +129,7 @@ def _seconds(payload: Payload, default: float) -> float:
 
 
 def whole(payload: Payload, name: str) -> int:
-    value = payload[name]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str) and WRITTEN_NUMBER.fullmatch(value):
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MOST:
+    value = names.whole_number(payload[name])
+    if value is None:
         raise invalid(f"{name} should be a whole number")
     return value

@@ -1,4 +1,5 @@
-"""Names in a cell: `/sax/<cell>`, `/sax/<cell>/<model>`, model paths, checkpoints, ACLs; checked as Sax checks them.
+"""Names in a cell: `/sax/<cell>`, `/sax/<cell>/<model>`, model paths, checkpoints, ACLs; and numbers beside them; checked as Sax
+checks them.
 
 The complaints are Sax's, word for word. Python's `$` and `\\w` accept more than Go's, hence `fullmatch` and ASCII.
 Not for: whether a well-formed name exists.
@@ -17,6 +18,8 @@ FS_ROOT = r"^[a-zA-Z0-9_./=-]+$"
 _NAME = re.compile(r"[a-z]+[a-z0-9_-]*")
 _PATH = re.compile(r"[a-zA-Z]+[a-zA-Z0-9_.-]*")
 _CHECKPOINT = re.compile(r"[/\w.%:=|+-]+", re.A)
+_WRITTEN_NUMBER = re.compile(r"\s*[+-]?\d{1,15}\s*", re.A)
+MOST = 10**15  # nobody means a greater number
 _FS_ROOT = re.compile(r"[a-zA-Z0-9_./=:-]+")  # unlike Sax's: a URL is a root as well as a folder
 
 METHODS = (
@@ -97,6 +100,15 @@ def check_path(path: str) -> None:
 def check_checkpoint(checkpoint: str) -> None:
     if not _CHECKPOINT.fullmatch(checkpoint):
         raise invalid(f'checkpoint path {quoted(checkpoint)} must match "{CHECKPOINT}"')
+
+
+def whole_number(value: object) -> int | None:
+    """What a client gave, also as text or as 1.0; None when it is none, or one that nobody means."""
+    if isinstance(value, str) and _WRITTEN_NUMBER.fullmatch(value):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def check_replicas(replicas: int) -> None:

@@ -5,6 +5,7 @@ Pure functions of strings, for every HTTP interface of ours. Imports nothing of 
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Literal
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -39,6 +40,13 @@ def name_of(netloc: str) -> str:
 def same_site(origin: str, host: str | None) -> bool:
     """Whether a page of this Origin was served under this Host."""
     return host is not None and origin.partition("://")[2] == host
+
+
+def foreign(hosts: frozenset[str] | None, host: str | None, origin: str | None) -> Literal["Host", "Origin", ""]:
+    """The header by which a request shows that somebody else's page has led a browser here; "" when none does."""
+    if hosts is not None and host is not None and name_of(host) not in hosts:  # without: HTTP/1.0, no browser
+        return "Host"
+    return "" if origin is None or same_site(origin, host) else "Origin"
 
 
 def _bracketed(host: str) -> str:

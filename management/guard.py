@@ -12,7 +12,7 @@ from typing import Literal
 
 from flask import request
 
-from ..hosts import answered, name_of, same_site
+from ..hosts import answered, foreign
 from .addresses import grpc, parse
 from .errors import Forbidden, StartError
 from .jwt_auth import JwtOptions, UnusableKey, Verifier
@@ -125,11 +125,11 @@ def browser_check(settings: Settings, address: str) -> Callable[[], None]:
     hosts, origin_allowed = known_hosts(settings, address), settings.cors_allowed_origin
 
     def check() -> None:
-        host = request.headers.get("Host")
-        if hosts is not None and host is not None and name_of(host) not in hosts:  # without: HTTP/1.0, no browser
-            raise Forbidden("The Host header names no host of this server; allowed_hosts may list it.")
         origin = request.headers.get("Origin")
-        if origin is not None and origin_allowed not in ("*", origin) and not same_site(origin, host):
+        wrong = foreign(hosts, request.headers.get("Host"), None if origin_allowed in ("*", origin) else origin)
+        if wrong == "Host":
+            raise Forbidden("The Host header names no host of this server; allowed_hosts may list it.")
+        if wrong == "Origin":
             raise Forbidden("Requests of this Origin are not allowed; cors_allowed_origin may name it.")
 
     return check

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from ..hosts import LOOPBACK, name_of, same_site
+from ..hosts import LOOPBACK, foreign
 from .milp import SolverError
 from .openapi import document, page
 from .routes import BareError, BodyError, Route, offered
@@ -54,10 +54,10 @@ def create_app(store: Store | None = None, *, stateful: bool, hosts: frozenset[s
 
 
 def _refuse_foreign(hosts: frozenset[str] | None) -> None:
-    host, origin = request.headers.get("Host"), request.headers.get("Origin")
-    if hosts is not None and host is not None and name_of(host) not in hosts:  # without: HTTP/1.0, no browser
+    wrong = foreign(hosts, request.headers.get("Host"), request.headers.get("Origin"))
+    if wrong == "Host":
         raise ForeignHost("The Host header names no host of this server; --allowed-hosts may list it.")
-    if origin is not None and not same_site(origin, host):
+    if wrong == "Origin":
         raise ForeignHost("Requests of this Origin are not allowed.")
 
 

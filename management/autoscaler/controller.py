@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from ...hosts import answered, name_of, same_site
+from ...hosts import answered, foreign
 from .. import sockets
 from ..addresses import Address
 from ..errors import StartError
@@ -97,10 +97,10 @@ class Invoke:
 
     async def _answer(self, scope: Message) -> tuple[int, Any]:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        host, origin = headers.get(b"host"), headers.get(b"origin")
-        if self._hosts is not None and host is not None and name_of(host) not in self._hosts:
+        wrong = foreign(self._hosts, headers.get(b"host"), headers.get(b"origin"))
+        if wrong == "Host":
             return 403, {"message": "The Host header names no host of this controller."}
-        if origin is not None and not same_site(origin, host):
+        if wrong == "Origin":
             return 403, {"message": "Requests of this Origin are not allowed."}
         if (scope["method"], scope["path"]) != ("GET", "/invoke"):
             return 404, {"message": "GET /invoke is all there is"}

@@ -154,14 +154,19 @@ def test_an_endless_head_ends_also_while_another_request_is_answered(run):
     run(scenario)
 
 
+async def piecemeal(plane, client, pieces):
+    """So that each is a read of its own."""
+    for piece in pieces:
+        client.writer.write(piece)
+        await until(lambda: not client.writer.transport.get_write_buffer_size())
+        await plane.client()  # a turn of the event loop or two
+
+
 def test_a_head_of_many_reads_may_be_as_large_as_one_of_few(run):
     async def scenario(plane):
         client = await plane.client()
         client.writer.write(GET)
-        for _ in range(6):
-            client.writer.write(b"X-A: " + b"b" * 9_990 + b"\r\n")
-            await until(lambda: not client.writer.transport.get_write_buffer_size())
-            await plane.client()  # a turn of the event loop or two
+        await piecemeal(plane, client, [b"X-A: " + b"b" * 9_990 + b"\r\n"] * 6)
         client.writer.write(b"\r\n")
 
         assert (await client.answer()).status == 200
@@ -172,10 +177,7 @@ def test_a_head_of_many_reads_may_be_as_large_as_one_of_few(run):
 def test_a_request_line_is_too_long_however_it_is_cut(run):
     async def scenario(plane):
         client = await plane.client()
-        for begin in (b"GET /", b"a"):
-            client.writer.write(begin + b"a" * 40_000)
-            await until(lambda: not client.writer.transport.get_write_buffer_size())
-            await plane.client()  # a turn of the event loop or two
+        await piecemeal(plane, client, [b"GET /" + b"a" * 40_000, b"a" * 40_000])
 
         assert (await client.answer()).status == 431
 

@@ -219,7 +219,6 @@ class OpenAI:
         """TorchServe's place for a language model's routes: /predictions/{model}/{version}/v1/…"""
         match request.rest.split("/"):
             case [name, version, "v1", *rest] if name:
-                request.may_use(name)
                 queue = self._models.find(name, version)
             case _:
                 raise MethodNotAllowed()

@@ -68,6 +68,9 @@ def test_probes_need_no_token(server, where):
         pytest.param(ALPHA, "/predictions/alpha", {"prompt": "x"}, 200, id="its model"),
         pytest.param(ALPHA, "/predictions/beta", {"prompt": "x"}, 403, id="another model"),
         pytest.param(ALPHA, "/predictions/unknown", {"prompt": "x"}, 403, id="whether another exists is not told"),
+        pytest.param(
+            ALPHA, "/predictions/beta/1.0/v1/completions", {"prompt": "x"}, 403, id="another model, OpenAI's route"
+        ),
         pytest.param(ALPHA, "/chat/beta", {"text": "x"}, 403, id="another model, Falcon"),
         pytest.param(ALPHA, "/chat%2Fbeta", {"text": "x"}, 403, id="another model, disguised"),
         pytest.param(ALPHA, "/v1/completions", {"model": "alpha", "prompt": "x"}, 200, id="its model, in the body"),

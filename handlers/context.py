@@ -96,7 +96,9 @@ class Context:
         self.model_version = config.version
         self.worker_id = config.worker_id
         self.device_ids = config.device_ids
-        self._sequence_id_header = config.sequence_id_header
+        self.header_key_sequence_id = config.sequence_id_header
+        self.header_key_sequence_start = config.sequence_start_header
+        self.header_key_sequence_end = config.sequence_end_header
         self.system_properties: dict[str, Any] = {
             "model_dir": config.model_dir,
             "gpu_id": config.gpu_id,
@@ -131,7 +133,7 @@ class Context:
         return self.request_ids.get(idx)
 
     def get_sequence_id(self, idx: int) -> str | None:
-        return self.get_request_header(idx, self._sequence_id_header)  # type: ignore[no-any-return]
+        return self.get_request_header(idx, self.header_key_sequence_id)  # type: ignore[no-any-return]
 
     def get_request_header(self, idx: int, key: str) -> Any:
         """A header's text, or None; for the name of a multipart field, `{"content-type": …}`."""

@@ -109,6 +109,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
     sequence_id_header: str = "ts_request_sequence_id"
+    sequence_start_header: str = "ts_request_sequence_start"
+    sequence_end_header: str = "ts_request_sequence_end"
     max_response_bytes: int = 6553500
     response_timeout_seconds: float = 120.0  # who waits for an answer and hears nothing for so long gives the worker up
     busy_poll_us: int = 0

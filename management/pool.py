@@ -238,6 +238,8 @@ class Pool:
             limit_max_image_pixels=settings.limit_max_image_pixels,
             decode_input_request=settings.decode_input_request,
             sequence_id_header=settings.ts_header_key_sequence_id,
+            sequence_start_header=settings.ts_header_key_sequence_start,
+            sequence_end_header=settings.ts_header_key_sequence_end,
             max_response_bytes=settings.max_response_size,
             response_timeout_seconds=record.response_timeout,
             busy_poll_us=settings.busy_poll_us,

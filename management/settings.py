@@ -135,7 +135,7 @@ class Settings:
         "ts_request_sequence_start", "header that the first request of a sequence gets whose id we made"
     )
     ts_header_key_sequence_end: str = _is(
-        "ts_request_sequence_end", "accepted; nothing is kept for a sequence that could end"
+        "ts_request_sequence_end", "header by which clients tell a handler that a sequence ends"
     )
     # -- who may do what
     disable_token_authorization: bool | None = _is(

@@ -52,12 +52,14 @@ def test_a_model_is_registered_asked_scaled_and_unregistered(live_server):
 
 def test_a_sequence_header_of_ones_own_is_known_in_the_worker(live_server):
     server = live_server(ts_header_key_sequence_id="X-Sequence")
-    server.archive("tells", "def handle(data, context):\n    return data and [context.get_sequence_id(0)]\n")
+    keys = "context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end"
+    server.archive("tells", f"def handle(data, context):\n    return data and [[context.get_sequence_id(0), {keys}]]\n")
     server.client.register("tells", initial_workers=1)
 
     request = urllib.request.Request(f"{server.client.inference}/predictions/tells", b"", {"X-Sequence": "seven"})
 
-    assert urllib.request.urlopen(request).read() == b"seven"
+    starts, ends = "ts_request_sequence_start", "ts_request_sequence_end"
+    assert json.load(urllib.request.urlopen(request)) == ["seven", "X-Sequence", starts, ends]
 
 
 @pytest.mark.parametrize(("handler", "cause"), [
